@@ -1,6 +1,6 @@
 """One function per operation; the implementation is chosen by device, dtype and policy."""
 
-from atoll_kernels.activation import ACTIVATIONS, activate, gated_activation
+from atoll_kernels.activation import ACTIVATIONS, activate, gate_rows, gated_activation
 from atoll_kernels.attention import (
     AttentionArgs,
     PagedKV,
@@ -10,6 +10,7 @@ from atoll_kernels.attention import (
 )
 from atoll_kernels.backends import KernelPolicy
 from atoll_kernels.disentangled import DistanceTables, disentangled_attention
+from atoll_kernels.gates import delta_gates, time_steps
 from atoll_kernels.linear import (
     PackedLinear,
     gated_linear,
@@ -19,7 +20,7 @@ from atoll_kernels.linear import (
     pack_mxfp4,
 )
 from atoll_kernels.moe import PackedExperts, Routing, mixture_of_experts, pack_experts, route
-from atoll_kernels.norm import layer_norm, rms_norm
+from atoll_kernels.norm import grouped_rms_norm, layer_norm, rms_norm
 from atoll_kernels.recurrent import Past, causal_conv, gated_delta
 from atoll_kernels.rope import apply_rope, rope_write_kv
 from atoll_kernels.sampling import sample
@@ -38,10 +39,13 @@ __all__ = [
     "activate",
     "apply_rope",
     "causal_conv",
+    "delta_gates",
     "disentangled_attention",
+    "gate_rows",
     "gated_activation",
     "gated_delta",
     "gated_linear",
+    "grouped_rms_norm",
     "layer_norm",
     "linear",
     "mixture_of_experts",
@@ -56,6 +60,7 @@ __all__ = [
     "sample",
     "selective_scan",
     "selective_scan2",
+    "time_steps",
     "varlen_attention",
     "write_kv",
 ]

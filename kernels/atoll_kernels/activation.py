@@ -74,3 +74,12 @@ def gated_activation(x: Tensor, activation: str) -> Tensor:
     """
     result: Tensor = dispatch.run("gated_activation", x, activation)
     return result
+
+
+def gate_rows(x: Tensor, gate: Tensor, activation: str | None = "silu") -> Tensor:
+    """``act(gate) * x``; both (tokens, features), rows may be strided. activation: None or "silu".
+
+    Returns the same shape, contiguous.
+    """
+    result: Tensor = dispatch.run("gate_rows", x, gate, activation)
+    return result

@@ -60,7 +60,8 @@ def gated_delta(
             num_v_heads / num_k_heads consecutive ones of v.
         v: (tokens, num_v_heads, value_dim).
         log_decay, beta: (tokens, num_v_heads) float32; log_decay <= 0.
-        state: (slots, num_v_heads, key_dim, value_dim) float32. None without a cache.
+        state: (slots, num_v_heads, key_dim, value_dim), float32, or of 16 bits, to which it is
+            rounded when the batch is done. None without a cache.
 
     Returns:
         (tokens, num_v_heads, value_dim), contiguous, dtype of v.

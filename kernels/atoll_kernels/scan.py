@@ -23,7 +23,8 @@ def selective_scan2(
         dt: (tokens, heads) float32, 0 or more. A: (heads,) float32, negative.
         B, C: (tokens, groups, state_size), each for heads / groups consecutive heads.
         D: (heads,) float32. x, B and C may be strided slices of one projection's rows.
-        state: (slots, heads, head_dim, state_size) float32. None without a cache.
+        state: (slots, heads, head_dim, state_size), float32, or of 16 bits, to which it is rounded
+            when the batch is done. None without a cache.
 
     Returns:
         (tokens, heads, head_dim), contiguous, dtype of x.
@@ -44,7 +45,7 @@ def selective_scan(
         x: (tokens, channels).
         dt: (tokens, channels) float32, 0 or more. A: (channels, state_size) float32, negative.
         B, C: (tokens, state_size). D: (channels,) float32.
-        state: (slots, channels, state_size) float32. None without a cache.
+        state: (slots, channels, state_size), of float32 or 16 bits. None without a cache.
 
     Returns:
         (tokens, channels), contiguous, dtype of x.

@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from atoll.environment import lookup
 from atoll.errors import ConfigError
 
+STATE_DTYPES = ("float32", "bfloat16", "float16")
 DTYPES = ("default", "auto", "float32", "bfloat16", "float16", "int8", "int4")
 # Groups of settings, for the documentation.
 GROUPS = {
@@ -175,6 +176,11 @@ class Settings:
         "computes every prompt whole",
         group="generate", least=0,
     )  # fmt: skip
+    state_dtype: str = _setting(
+        "float32", "float32, bfloat16 or float16: how recurrent layers store their matrices, which "
+        "are computed in float32; 16 bits halve memory and traffic, and are less exact",
+        group="generate",
+    )  # fmt: skip
     cuda_graphs: bool = _setting(
         True,
         "replay decoding steps: graphs captured at load on a GPU, recorded kernel calls on a CPU",
@@ -276,8 +282,9 @@ def _check(shown: str, setting: Field[Any], value: Any) -> None:
     most = setting.metadata["most"]
     if value is not None and most is not None and value > most:
         raise ConfigError(f"{shown} is {value}; the most allowed is {most}")
-    if setting.name == "dtype" and value not in DTYPES:
-        raise ConfigError(f"{shown} is {value!r}; allowed: {', '.join(DTYPES)}")
+    allowed = {"dtype": DTYPES, "state_dtype": STATE_DTYPES}.get(setting.name)
+    if allowed is not None and value not in allowed:
+        raise ConfigError(f"{shown} is {value!r}; allowed: {', '.join(allowed)}")
 
 
 def parse(shown: str, text: str, hint: Any) -> Any:

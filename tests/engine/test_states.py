@@ -197,7 +197,8 @@ def test_slots_take_at_most_half_of_the_room() -> None:
     settings = Settings(max_batch_size=8, state_snapshots=4)
     assert state_size(settings, 10, 1000, is_host=False) == StateSize(12, 4)
     assert state_size(replace(settings, speculate=3), 10, 1000, is_host=False) == StateSize(20, 4)
-    assert state_size(replace(settings, prefix_caching=False), 10, 1000, is_host=False) == (8, 0)
+    uncached = replace(settings, prefix_caching=False)
+    assert state_size(uncached, 10, 1000, is_host=False) == StateSize(8, 0)
     assert state_size(settings, 100, 1200, is_host=False) == StateSize(6, 2)
     assert state_size(settings, 900, 1000, is_host=False) == StateSize(1, 0)
     with pytest.raises(ConfigError, match="state of one sequence takes 1.5 MB.* room for 1.0 MB"):

@@ -47,7 +47,7 @@ UNFIT = {
     "shard_port": ("3000", "embed"), "shard_timeout_s": ("7", "embed"),
     "tool_call_parser": ("hermes", "embed"), "reasoning_parser": ("qwen3", "rerank"),
     "max_image_bytes": ("1000", "rerank"), "max_image_pixels": ("1000", "sparse"),
-    "state_snapshots": ("3", "embed"),
+    "state_snapshots": ("3", "embed"), "state_dtype": ("bfloat16", "embed"),
 }  # fmt: skip
 
 

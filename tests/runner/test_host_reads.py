@@ -25,7 +25,7 @@ from atoll.models.families import DECODERS
 from atoll.models.registry import Checkpoint
 from atoll.runner.decode_graphs import DecodeGraphs, refusal
 from atoll.runner.kv_cache import allocate
-from atoll.runner.states import allocate_states
+from atoll.runner.states import StateSize, allocate_states
 from atoll.weights.load import LoadOptions
 from atoll_kernels import dispatch
 from atoll_kernels.backends import Capabilities, KernelPolicy
@@ -83,7 +83,7 @@ def steps_of(kind: str, folder: Path, scheme: str = "dense") -> tuple[Any, Decod
         raw_config(kind, folder), DECODERS, LoadOptions(torch.bfloat16, DEVICE, scheme)
     )
     cache = allocate(model.cache_specs(), 8, 16, torch.float32, DEVICE)
-    states = allocate_states(model.state_specs(), 8, torch.float32, DEVICE)
+    states = allocate_states(model.state_specs(), StateSize(8), torch.float32, DEVICE)
     graphs = DecodeGraphs(model, cache, states, DEVICE, 4, num_blocks=8, block_size=16)
     return model, graphs
 

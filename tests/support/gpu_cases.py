@@ -136,25 +136,27 @@ def _conv(dtype: torch.dtype, lengths: Sequence[int] = (1, 1), *, keeps: bool = 
 
 
 def _delta(
-    dtype: torch.dtype, lengths: Sequence[int], dim: int = 128, *, keeps: bool = True
-) -> None:
-    """Qwen3-Next's heads: 16 of keys, 32 of values."""
+    dtype: torch.dtype, lengths: Sequence[int], dim: int = 128, *, keeps: bool = True,
+    stored: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """Qwen3-Next's heads: 16 of keys, 32 of values. stored: how the state is."""
     tokens = sum(lengths)
     qkv = torch.empty(tokens, 64, dim, dtype=dtype)
     gates = torch.empty(2, tokens, 32)
-    state = torch.empty(2, 32, dim, dim) if keeps else None
+    state = torch.empty(2, 32, dim, dim, dtype=stored) if keeps else None
     recurrent.gated_delta(*qkv.split([16, 16, 32], 1), *gates, state, _past(lengths, keeps))
 
 
 def _scan2(
-    dtype: torch.dtype, lengths: Sequence[int], size: int = 128, *, keeps: bool = True
-) -> None:
+    dtype: torch.dtype, lengths: Sequence[int], size: int = 128, *, keeps: bool = True,
+    stored: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
     """Granite 4's heads, whose inputs are parts of a convolution's outputs; one group."""
     tokens, heads = sum(lengths), 48
     mixed = torch.empty(tokens, heads * 64 + 2 * size, dtype=dtype)
     x, b, c = mixed.split([heads * 64, size, size], 1)
     steps, factors = torch.empty(tokens, heads), torch.empty(heads)
-    state = torch.empty(2, heads, 64, size) if keeps else None
+    state = torch.empty(2, heads, 64, size, dtype=stored) if keeps else None
     scan.selective_scan2(
         x.unflatten(1, (heads, 64)), steps, factors, b.unsqueeze(1), c.unsqueeze(1),
         factors if keeps else None, state, _past(lengths, keeps),
@@ -240,6 +242,8 @@ CASES: dict[str, Callable[[], None]] = {
     "delta-step-fp32": partial(_delta, torch.float32, (1, 1)),
     "delta-step-d64": partial(_delta, _HALF, (1, 1), 64),
     "delta-step-d256": partial(_delta, _HALF, (1, 80), 256),
+    "delta-step-stored-bf16": partial(_delta, torch.bfloat16, (1, 1), stored=torch.bfloat16),
+    "delta-chunk-stored-fp16": partial(_delta, torch.bfloat16, (1, 80), stored=torch.float16),
     "delta-chunk": partial(_delta, _HALF, (1, 80)),
     "delta-chunk-bf16": partial(_delta, torch.bfloat16, (1, 80)),
     "delta-chunk-fp32": partial(_delta, torch.float32, (1, 80), 64, keeps=False),
@@ -247,6 +251,8 @@ CASES: dict[str, Callable[[], None]] = {
     "scan2-step": partial(_scan2, _HALF, (1, 3)),
     "scan2-step-bf16": partial(_scan2, torch.bfloat16, (1, 1), keeps=False),
     "scan2-step-d256": partial(_scan2, torch.bfloat16, (1, 80), 256),
+    "scan2-step-stored-fp16": partial(_scan2, torch.bfloat16, (1, 1), stored=torch.float16),
+    "scan2-chunk-stored-bf16": partial(_scan2, torch.bfloat16, (1, 80), stored=torch.bfloat16),
     "scan2-chunk": partial(_scan2, _HALF, (1, 80)),
     "scan2-chunk-bf16": partial(_scan2, torch.bfloat16, (1, 80)),
     "scan2-chunk-fp32": partial(_scan2, torch.float32, (1, 80), 64),

@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm by the native kernel."""
+"""LayerNorm and RMSNorm by the native kernels."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.native.arguments import DTYPES, address
+from atoll_kernels.cpu.native.arguments import DTYPES, address, are_native
 
 
 def layer_norm(
@@ -50,3 +50,25 @@ def _norm(
         weight is None or weight.dtype == torch.bfloat16, eps,
     )  # fmt: skip
     return out, total
+
+
+def grouped_rms_norm(
+    x: Tensor, weight: Tensor, eps: float, group_size: int, gate: Tensor | None,
+    is_gate_first: bool,
+) -> Tensor | None:  # fmt: skip
+    """See ``atoll_kernels.grouped_rms_norm``."""
+    native = library()
+    others = [] if gate is None else [gate]
+    if native is None or not are_native(x, *others) or not weight.is_contiguous():
+        return None
+    if weight.dtype not in (x.dtype, torch.float32):
+        return None
+    rows, width = x.shape
+    out = empty((rows, width), x.dtype)
+    native.gated_norm(
+        x.dtype, x.data_ptr(), address(gate), weight.data_ptr(), out.data_ptr(), rows,
+        width // group_size, group_size, x.stride(0), 0 if gate is None else gate.stride(0),
+        len(weight) == group_size, weight.dtype == torch.bfloat16,
+        gate is not None and is_gate_first, eps,
+    )  # fmt: skip
+    return out

@@ -11,6 +11,8 @@ from atoll_kernels.cpu.native.arguments import address, are_native
 from atoll_kernels.recurrent import Past
 
 _WIDTHS = (2, 3, 4)
+# As numbered in cpu/native/src/state.h.
+_STATE_KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 def causal_conv(
@@ -45,7 +47,7 @@ def gated_delta(
         wide = gated_delta(q.float(), k.float(), v.float(), log_decay, beta, state, past)
         return None if wide is None else wide.half()
     native = library()
-    if native is None or not are_native(v, q, k) or not is_dense(state):
+    if native is None or not are_native(v, q, k) or not is_native_state(state):
         return None
     gates = log_decay, beta
     if any(x.dtype != torch.float32 or x.stride(1) != 1 for x in gates):
@@ -57,7 +59,7 @@ def gated_delta(
         v.dtype, q.data_ptr(), k.data_ptr(), v.data_ptr(), log_decay.data_ptr(), beta.data_ptr(),
         address(state), out.data_ptr(), *places(state, past), *q.stride()[:2], *k.stride()[:2],
         *v.stride()[:2], log_decay.stride(0), beta.stride(0), row(state),
-        len(past.cu_seqlens) - 1, num_k_heads, num_v_heads, key_dim, value_dim,
+        len(past.cu_seqlens) - 1, num_k_heads, num_v_heads, key_dim, value_dim, kind(state),
     )  # fmt: skip
     return out
 
@@ -77,3 +79,13 @@ def row(state: Tensor | None) -> int:
 def is_dense(state: Tensor | None) -> bool:
     """Whether each slot is in one piece."""
     return state is None or state[:1].is_contiguous()
+
+
+def is_native_state(state: Tensor | None) -> bool:
+    """Whether kernels can read and write it; computed in float32 whatever its dtype."""
+    return state is None or (state.dtype in _STATE_KINDS and is_dense(state))
+
+
+def kind(state: Tensor | None) -> int:
+    """What elements it has."""
+    return 0 if state is None else _STATE_KINDS[state.dtype]

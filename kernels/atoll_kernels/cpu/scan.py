@@ -8,7 +8,7 @@ from torch import Tensor
 from atoll_kernels.cpu.graph import empty
 from atoll_kernels.cpu.native import library
 from atoll_kernels.cpu.native.arguments import address, are_native
-from atoll_kernels.cpu.recurrent import is_dense, places, row
+from atoll_kernels.cpu.recurrent import is_native_state, kind, places, row
 from atoll_kernels.recurrent import Past
 
 
@@ -21,7 +21,7 @@ def selective_scan2(
         wide = selective_scan2(x.float(), dt, A, B.float(), C.float(), D, state, past)
         return None if wide is None else wide.half()
     native = library()
-    if native is None or not are_native(x, B, C) or not is_dense(state):
+    if native is None or not are_native(x, B, C) or not is_native_state(state):
         return None
     factors = [A, *([] if D is None else [D])]
     if any(t.dtype != torch.float32 or t.stride(-1) != 1 for t in (dt, *factors)):
@@ -33,7 +33,7 @@ def selective_scan2(
         x.dtype, x.data_ptr(), dt.data_ptr(), A.data_ptr(), B.data_ptr(), C.data_ptr(), address(D),
         address(state), out.data_ptr(), *places(state, past), *x.stride()[:2], dt.stride(0),
         *B.stride()[:2], *C.stride()[:2], row(state), len(past.cu_seqlens) - 1, num_heads,
-        num_groups, head_dim, state_size,
+        num_groups, head_dim, state_size, kind(state),
     )  # fmt: skip
     return out
 
@@ -47,7 +47,7 @@ def selective_scan(
         wide = selective_scan(x.float(), dt, A, B.float(), C.float(), D, state, past)
         return None if wide is None else wide.half()
     native = library()
-    if native is None or not are_native(x, B, C) or not is_dense(state):
+    if native is None or not are_native(x, B, C) or not is_native_state(state):
         return None
     if any(t.dtype != torch.float32 or t.stride(-1) != 1 for t in (dt, A, D)):
         return None
@@ -58,5 +58,6 @@ def selective_scan(
         x.dtype, x.data_ptr(), dt.data_ptr(), A.data_ptr(), B.data_ptr(), C.data_ptr(),
         D.data_ptr(), address(state), out.data_ptr(), *places(state, past), x.stride(0),
         dt.stride(0), B.stride(0), C.stride(0), row(state), len(past.cu_seqlens) - 1, *A.shape,
+        kind(state),
     )  # fmt: skip
     return out

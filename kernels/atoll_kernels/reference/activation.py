@@ -15,3 +15,7 @@ def gated_activation(x: Tensor, activation: str) -> Tensor:
         gate, up = gate.clamp(max=GPT_OSS_LIMIT), up.clamp(-GPT_OSS_LIMIT, GPT_OSS_LIMIT)
         return (up + 1) * (gate * (gate * GPT_OSS_ALPHA).sigmoid())
     return ACTIVATIONS[activation](gate) * up
+
+
+def gate_rows(x: Tensor, gate: Tensor, activation: str | None) -> Tensor:
+    return x * (gate if activation is None else ACTIVATIONS[activation](gate))

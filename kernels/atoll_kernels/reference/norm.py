@@ -19,3 +19,18 @@ def rms_norm(
     wide = total.float()
     inverse = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
     return (weight * (wide * inverse).to(weight.dtype)).to(total.dtype), total
+
+
+def grouped_rms_norm(
+    x: Tensor, weight: Tensor, eps: float, group_size: int, gate: Tensor | None,
+    is_gate_first: bool,
+) -> Tensor:  # fmt: skip
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    wide, opened = x.to(dtype), None if gate is None else F.silu(gate.to(dtype))
+    if opened is not None and is_gate_first:
+        wide = wide * opened
+    groups = wide.unflatten(1, (-1, group_size))
+    groups = groups * torch.rsqrt(groups.square().mean(-1, keepdim=True) + eps)
+    out = (groups.to(weight.dtype) * weight.view(-1, group_size)).flatten(1)
+    gated: Tensor = out if opened is None or is_gate_first else out * opened
+    return gated.to(x.dtype)

@@ -65,6 +65,7 @@ def shares_of(folder: Path, detected: Detected, settings: Settings) -> list[Rank
         torch.float32 if settings.dtype == "float32" else torch.float16,
         scheme if settings.quantize is None else scheme_for(settings.quantize),
         Quantization.read(folder, raw),
+        getattr(torch, settings.state_dtype),
     )
     return rank_shares(module, module.Config.from_hf(raw), storage, range(1, MOST_GPUS + 1))
 

@@ -66,16 +66,23 @@ LayerState = tuple[Tensor, ...]
 class StateSpec:
     """What one recurrent layer keeps of a sequence: tensors of constant size.
 
-    shapes: of each, per sequence. dtypes: beside them; None: the model's.
+    shapes: of each, per sequence. dtypes: beside them; None: the model's. Where float32 is asked
+    for, the setting ``state_dtype`` may say another.
     """
 
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype | None, ...]
 
-    def bytes_per_sequence(self, dtype: torch.dtype) -> int:
+    def bytes_per_sequence(
+        self, dtype: torch.dtype, state_dtype: torch.dtype = torch.float32
+    ) -> int:
         """All tensors of the layer, in a model of ``dtype``."""
-        kept = zip(self.shapes, self.dtypes, strict=True)
-        return sum(math.prod(shape) * (own or dtype).itemsize for shape, own in kept)
+        kept = zip(self.shapes, self.stored_as(dtype, state_dtype), strict=True)
+        return sum(math.prod(shape) * stored.itemsize for shape, stored in kept)
+
+    def stored_as(self, dtype: torch.dtype, state_dtype: torch.dtype) -> list[torch.dtype]:
+        """Of each tensor, in a model of ``dtype``."""
+        return [state_dtype if own == torch.float32 else own or dtype for own in self.dtypes]
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ split it, each has some of the channels, and gives partial sums.
 
 from torch import Tensor, nn
 
+import atoll_kernels as kernels
 from atoll.layers import parallel, recurrent
 from atoll.layers.batch import Batch, StateSpec
 from atoll.layers.linear import Linear
@@ -35,5 +36,6 @@ class GatedConvolution(nn.Module):
         b, c, values = self.in_proj(x).chunk(3, 1)
         state = recurrent.state(batch, self.index)
         kept = None if state is None else state[0]
-        out: Tensor = self.out(c * self.conv(b * values, kept, recurrent.past(batch)))
+        mixed = self.conv(kernels.gate_rows(values, b, None), kept, recurrent.past(batch))
+        out: Tensor = self.out(kernels.gate_rows(mixed, c, None))
         return out

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
@@ -63,10 +62,10 @@ class GatedDeltaNet(nn.Module):
         )  # fmt: skip
         self.ba = Linear(hidden_size, Part.joined(value, value), bias=False, quantizable=False)
         self.conv = ShortConvolution(Part.joined(keys, keys, values), conv_width, activation="silu")
-        self.decay = Decay(value)
+        self.gates = DeltaGates(value)
         self.norm = GatedHeadNorm(heads.value_dim, eps)
         self.out = Linear(values, hidden_size, bias=False)
-        self._scales: tuple[Tensor, Tensor] | None = None
+        self._scales: Tensor | None = None
 
     @property
     def state_spec(self) -> StateSpec:
@@ -83,34 +82,30 @@ class GatedDeltaNet(nn.Module):
         conv_state, matrix = (None, None) if kept is None else kept
         keys, values = self.heads.key_width, self.heads.value_width
         mixed, z = self.qkvz(x).split_with_sizes((2 * keys + values, values), 1)
-        beta, a = self.ba(x).float().split_with_sizes((num_value, num_value), 1)
+        b, a = self.ba(x).split_with_sizes((num_value, num_value), 1)
         mixed = self.conv(mixed, conv_state, where)
-        q, k, v = mixed.split_with_sizes((keys, keys, values), 1)
-        q, k = self._normed(q, k)
+        qk, v = mixed.split_with_sizes((2 * keys, values), 1)
+        q, k = self._normed(qk).view(-1, 2, num_key, key_dim).unbind(1)
+        log_decay, beta = self.gates(a, b)
         out = kernels.gated_delta(
-            q.view(-1, num_key, key_dim), k.view(-1, num_key, key_dim),
-            v.view(-1, num_value, value_dim), self.decay(a), beta.sigmoid(), matrix, where,
-        )  # fmt: skip
-        found: Tensor = self.out(self.norm(out, z.view(out.shape)).flatten(1))
+            q, k, v.view(-1, num_value, value_dim), log_decay, beta, matrix, where
+        )
+        found: Tensor = self.out(self.norm(out.flatten(1), z))
         return found
 
-    def _normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    def _normed(self, qk: Tensor) -> Tensor:
         """Heads of length one: ``x / sqrt(sum(x^2) + eps)``; queries also divided by
         sqrt(key_dim). As RMSNorm, whose eps is added to the mean."""
-        size = self.heads.key_dim
+        size, width = self.heads.key_dim, self.heads.key_width
         if self._scales is None:
-            ones = torch.ones(size, dtype=q.dtype, device=q.device)
-            self._scales = ones / size, ones / size**0.5
-        rows = (x.reshape(-1, size) for x in (q, k))
-        q, k = (
-            kernels.rms_norm(x, scale, _EPS / size)[0]
-            for x, scale in zip(rows, self._scales, strict=True)
-        )
-        return q, k
+            ones = torch.ones(width, device=qk.device)
+            self._scales = torch.cat((ones / size, ones / size**0.5))
+        return kernels.grouped_rms_norm(qk, self._scales, _EPS / size, size)
 
 
-class Decay(nn.Module):
-    """``-exp(A_log) * softplus(a + dt_bias)``, the logarithm of what a state keeps in a token."""
+class DeltaGates(nn.Module):
+    """``-exp(A_log) * softplus(a + dt_bias)``, the logarithm of what a state keeps in a token, and
+    ``sigmoid(b)``, how strongly the token is written."""
 
     def __init__(self, heads: Part) -> None:
         super().__init__()
@@ -118,9 +113,9 @@ class Decay(nn.Module):
         self.rate = nn.Parameter(torch.empty(len(heads)), requires_grad=False)
         self.bias = nn.Parameter(torch.empty(len(heads)), requires_grad=False)
 
-    def forward(self, a: Tensor) -> Tensor:
-        """a: (tokens, heads) float32 -> the same."""
-        return self.rate * F.softplus(a + self.bias)
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """a, b: (tokens, heads) -> both (tokens, heads) float32."""
+        return kernels.delta_gates(a, b, self.rate, self.bias)
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads both, in float32; errors as in ``LayerTensors.get``."""
@@ -132,8 +127,8 @@ class Decay(nn.Module):
         self.bias = nn.Parameter(bias, requires_grad=False)
 
     def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
-        """Decays are never tied."""
-        raise AssertionError("a decay cannot be tied")
+        """Gates are never tied."""
+        raise AssertionError("gates cannot be tied")
 
 
 class GatedHeadNorm(nn.Module):
@@ -145,9 +140,8 @@ class GatedHeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.empty(head_dim), requires_grad=False)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
-        """x, z: (tokens, heads, head_dim) -> the same."""
-        rows, _ = kernels.rms_norm(x.reshape(-1, x.shape[2]), self.weight, self.eps)
-        return (rows.view_as(x) * F.silu(z.float())).to(x.dtype)
+        """x, z: (tokens, heads * head_dim) -> the same."""
+        return kernels.grouped_rms_norm(x, self.weight, self.eps, len(self.weight), z)
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads the scale; see ``LayerTensors.get`` for the errors."""

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import atoll_kernels as kernels
 from atoll.layers import parallel
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import LoadOptions
@@ -30,6 +31,13 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """x, gate: (tokens, features) -> the same shape."""
+        if self.is_shared:
+            return self._of_shared_groups(x, gate)
+        return kernels.grouped_rms_norm(
+            x, self.weight, self.eps, self.group_size, gate, self.is_gate_first
+        )
+
+    def _of_shared_groups(self, x: Tensor, gate: Tensor) -> Tensor:
         wide, opened = x.float(), F.silu(gate.float())
         if self.is_gate_first:
             wide = wide * opened
@@ -41,8 +49,6 @@ class GatedRMSNorm(nn.Module):
 
     def _of_all_ranks(self, sums: Tensor) -> Tensor:
         """sums: (tokens, groups of this rank)."""
-        if not self.is_shared:
-            return sums
         every = sums.new_zeros(len(sums), self.groups.total)
         every[:, self.groups.span] = sums
         return self.reduce(every)[:, self.groups.span]
@@ -63,4 +69,4 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """x, gate: (tokens, features) -> the same shape."""
-        return x * F.silu(gate)
+        return kernels.gate_rows(x, gate)

@@ -69,7 +69,7 @@ class Mamba(nn.Module):
         selected: Tensor = self.reduce(self.select(values))
         dt, b, c = (self._normed(part) for part in selected.split(self.sizes, 1))
         scanned = self.scan(values, self.dt(dt), b, c, vectors, past)
-        out: Tensor = self.out(scanned * F.silu(gate))
+        out: Tensor = self.out(kernels.gate_rows(scanned, gate))
         return out
 
     def _normed(self, part: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class TimeSteps(Linear):
 
     def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
         """x: (tokens, rank) -> (tokens, channels) float32, 0 or more."""
-        return F.softplus(super().forward(x.float(), activation))
+        return kernels.time_steps(super().forward(x.float(), activation))
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """As ``Linear.load``."""

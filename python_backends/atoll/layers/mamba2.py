@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import atoll_kernels as kernels
@@ -115,9 +114,7 @@ class HeadScan(nn.Module):
         self, x: Tensor, dt: Tensor, b: Tensor, c: Tensor, state: Tensor | None, past: kernels.Past
     ) -> Tensor:
         """dt: (tokens, heads), as projected; see ``kernels.selective_scan2`` for the others."""
-        steps = F.softplus(dt.float() + self.dt_bias)
-        if self.dt_limits != (0.0, math.inf):
-            steps = steps.clamp(*self.dt_limits)
+        steps = kernels.time_steps(dt, self.dt_bias, self.dt_limits)
         return kernels.selective_scan2(x, steps, self.A, b, c, self.D, state, past)
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:

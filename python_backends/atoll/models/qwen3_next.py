@@ -78,7 +78,7 @@ WEIGHTS = WeightMap(
             Reorder("layers.{i}.linear_attn.in_proj_ba", _ba_rows),
         ),
         "blocks.{i}.mixer.conv": "layers.{i}.linear_attn.conv1d",
-        "blocks.{i}.mixer.decay": "layers.{i}.linear_attn",
+        "blocks.{i}.mixer.gates": "layers.{i}.linear_attn",
         "blocks.{i}.mixer.norm": "layers.{i}.linear_attn.norm",
         "blocks.{i}.mixer.out": "layers.{i}.linear_attn.out_proj",
         "blocks.{i}.norm2": "layers.{i}.post_attention_layernorm",

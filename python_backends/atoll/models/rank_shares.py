@@ -38,11 +38,12 @@ class RankShare:
 
 @dataclass(frozen=True)
 class Storage:
-    """How weights are held; see ``weights.load.LoadOptions``."""
+    """How weights are held; see ``weights.load.LoadOptions``. state_dtype: as the setting."""
 
     dtype: torch.dtype = torch.float16
     scheme: str = "dense"
     quantization: Quantization | None = None
+    state_dtype: torch.dtype = torch.float32
 
 
 def rank_shares(
@@ -64,7 +65,9 @@ def _share(module: ModuleType, config: Any, storage: Storage, size: int) -> Rank
     except ConfigError:
         return None
     cache = sum(spec.bytes_per_token(storage.dtype) for spec in model.cache_specs())
-    state = sum(spec.bytes_per_sequence(storage.dtype) for spec in model.state_specs())
+    state = sum(
+        spec.bytes_per_sequence(storage.dtype, storage.state_dtype) for spec in model.state_specs()
+    )
     return RankShare(size, _weight_bytes(model, storage), cache, state)
 
 

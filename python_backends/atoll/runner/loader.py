@@ -105,12 +105,15 @@ def _load(settings: Settings, folder: Path, detected: Detected, team: Team | Non
 
 
 def _state_facts(states: StateSize) -> dict[str, Any]:
-    """Of a model with recurrent layers: sequences that can run or wait as conversations, and
-    prefixes that can be continued; 0: prefix caching is off."""
+    """Of a model with recurrent layers: sequences that can run or wait as conversations, prefixes
+    that can be continued (0: prefix caching is off), and how states are stored."""
     if not states.num_slots:
         return {}
-    num_sequences = states.num_slots - states.num_snapshots
-    return {"state_slots": num_sequences, "state_snapshots": states.num_snapshots}
+    return {
+        "state_slots": states.num_slots - states.num_snapshots,
+        "state_snapshots": states.num_snapshots,
+        "state_dtype": str(states.dtype).removeprefix("torch."),
+    }
 
 
 def _capture(runner: ModelRunner, settings: Settings) -> None:

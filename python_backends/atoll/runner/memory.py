@@ -20,7 +20,7 @@ from atoll.errors import ConfigError
 from atoll.runner.kv_cache import bytes_per_token
 from atoll.runner.model import Decoder
 from atoll.runner.model_runner import ModelRunner
-from atoll.runner.states import NO_STATES, StateSize, bytes_per_sequence
+from atoll.runner.states import NO_STATES, StateSize, bytes_per_sequence, state_dtype
 from atoll.runner.warm_up import DRAWS, num_blocks, warm_up_steps
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
@@ -81,7 +81,7 @@ def cache_size(
     if limit is None or model.state_specs():
         room = int(least_of_all(spare.read()) * settings.memory_fraction) - blocks * per_block
     if model.state_specs():
-        per_state = bytes_per_sequence(model.state_specs(), options.dtype)
+        per_state = bytes_per_sequence(model.state_specs(), options.dtype, state_dtype(settings))
         states = state_size(settings, per_state, room, is_host=options.device.type == "cpu")
         room -= states.num_slots * per_state
     if limit is None:
@@ -122,9 +122,10 @@ def state_size(settings: Settings, num_bytes: int, room: int, *, is_host: bool) 
             f"{max(room, 0) / 1e6:.1f} MB. Lower max_batch_prefill_tokens or "
             "max_batch_total_tokens, or raise memory_fraction"
         )
+    dtype = state_dtype(settings)
     if fitting == wanted:
-        return StateSize(wanted, num_snapshots)
-    found = StateSize(fitting, fitting * num_snapshots // wanted)
+        return StateSize(wanted, num_snapshots, dtype)
+    found = StateSize(fitting, fitting * num_snapshots // wanted, dtype)
     logger.info(
         "there is room for the states of %d sequences and %d snapshots, of %.1f MB each; "
         "max_batch_size and state_snapshots ask for %d",
@@ -217,7 +218,8 @@ def _warm_up(
     size, has_states = settings.block_size, bool(model.state_specs())
     runner = make_runner(
         model, Sampler(Watermark(model.config.vocab_size, 0.5, 2.0)), num_blocks(count, size), size,
-        device, options.dtype, StateSize(1) if has_states else NO_STATES,
+        device, options.dtype,
+        StateSize(1, dtype=state_dtype(settings)) if has_states else NO_STATES,
     )  # fmt: skip
     spare = SpareMemory(device, num_sharing)
     for length, draw in [(count, None), *((min(count, 2), draw) for draw in DRAWS if is_cuda)]:

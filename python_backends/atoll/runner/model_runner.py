@@ -75,7 +75,7 @@ class ModelRunner:
     ) -> None:
         self.model, self.device, self.dtype = model, device, dtype
         self.num_blocks, self.block_size = num_blocks, block_size
-        self.num_state_slots, self.num_snapshots = states
+        self.num_state_slots, self.num_snapshots, _ = self._state_size = states
         self.windows = group_windows(model.cache_specs())
         self.adapters: AdapterSlots | None = None
         self.decode_graphs: DecodeGraphs | None = None
@@ -104,7 +104,7 @@ class ModelRunner:
 
     def _allocate_states(self) -> tuple[LayerState, ...]:
         specs = self.model.state_specs()
-        return allocate_states(specs, self.num_state_slots, self.dtype, self.device)
+        return allocate_states(specs, self._state_size, self.dtype, self.device)
 
     def buffer_decoding(self, max_batch_size: int) -> None:
         """Runs decoding steps of up to ``max_batch_size`` over fixed buffers, and replays them as

@@ -79,7 +79,7 @@ def test_reasons_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_level_that_the_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "cpu_flags", lambda: frozenset({"avx2", "fma"}))
+    monkeypatch.setattr(building, "cpu_flags", lambda: frozenset({"avx2", "fma", "f16c"}))
     assert building.usable_levels()[0].name == "avx2"
     with pytest.raises(building.BuildError, match="lacks avx512bw"):
         building.usable_levels("avx512")

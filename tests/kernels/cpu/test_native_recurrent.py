@@ -24,7 +24,8 @@ from torch import Tensor
 from atoll_kernels import Past, reference
 from atoll_kernels.cpu import graph, recurrent
 
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3}
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
+DTYPES = (torch.float32, torch.bfloat16)
 # Of Qwen3-Next but for the number of heads; no whole vectors; less than a vector.
 SHAPES = [((1, 2), (128, 128)), ((2, 2), (5, 51)), ((1, 3), (16, 2))]
 
@@ -51,7 +52,7 @@ def check_delta(x: Delta, state: Tensor | None, past: Past) -> None:
         close(state, wide, torch.float32)
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [MIXED, STEP], ids=["mixed", "step"])
 @pytest.mark.parametrize(("heads", "dims"), SHAPES, ids=str)
 def test_gated_delta(
@@ -61,6 +62,22 @@ def test_gated_delta(
     x = delta_of(int(past.cu_seqlens[-1]), heads, dims, dtype)
     check_delta(x, state_of(rows, (heads[1], *dims), torch.float32), past)
     check_delta(x, None, Past(past.cu_seqlens))
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_states_of_16_bits(stored: torch.dtype) -> None:
+    """Read and rounded once per batch; computed as if they were float32."""
+    for rows in (MIXED, STEP):
+        for dims in ((128, 128), (5, 51)):
+            past = past_of(rows)
+            x = delta_of(int(past.cu_seqlens[-1]), (1, 2), dims, torch.float32)
+            state = state_of(rows, (2, *dims), stored)
+            wide = state.float()
+            expected = recurrent.gated_delta(*x, wide, past)
+            assert expected is not None
+            close(recurrent.gated_delta(*x, state, past), expected.double(), torch.float32)
+            close(state, wide.double(), stored)
+    assert recurrent.gated_delta(*x, state.double(), past) is None
 
 
 @pytest.mark.parametrize("decays", DECAYS)
@@ -88,7 +105,7 @@ def test_float16_and_what_is_declined() -> None:
     assert recurrent.causal_conv(inputs, torch.randn(8, 9), None, None, past) is None
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [MIXED, STEP], ids=["mixed", "step"])
 @pytest.mark.parametrize("width", [2, 3, 4])
 def test_causal_conv(width: int, rows: tuple[Row, ...], dtype: torch.dtype) -> None:

@@ -11,7 +11,7 @@ from native import LEVELS, native_level
 from torch import Tensor
 
 from atoll_kernels import reference
-from atoll_kernels.cpu import activation, norm, rope
+from atoll_kernels.cpu import activation, gates, norm, rope
 
 DTYPES = (torch.float32, torch.bfloat16)
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2}
@@ -61,6 +61,53 @@ def test_norms(width: int, has_residual: bool, dtype: torch.dtype) -> None:
     assert exact is not None and exact[0].dtype == dtype
     rounding = 2e-6 if dtype == torch.float32 else 1.01 * 2**-8  # once, to x's dtype
     torch.testing.assert_close(exact[0].double(), wide * inverse * centred, rtol=rounding, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("size", [1, 7, 48, 200])
+def test_grouped_norms(size: int, dtype: torch.dtype) -> None:
+    """Without a gate, and with one before the norm or after it; scales of all groups or of one."""
+    wide = torch.randn(9, 8 * size).to(dtype)
+    x, gate = wide[:, : 3 * size], wide[:, 4 * size : 7 * size]
+    for weight in (torch.randn(3 * size), torch.randn(size).to(dtype)):
+        for given, is_first in ((None, False), (gate, True), (gate, False)):
+            found = norm.grouped_rms_norm(x, weight, 1e-5, size, given, is_first)
+            expected = reference.grouped_rms_norm(
+                x.double(), weight.double(), 1e-5, size,
+                None if given is None else given.double(), is_first,
+            )  # fmt: skip
+            assert found is not None and found.is_contiguous()
+            close(found, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gates(dtype: torch.dtype) -> None:
+    """Softplus from tiny values to large ones; parts of wider rows."""
+    wide = torch.linspace(-60, 40, 7 * 46).view(46, 7).T.contiguous().to(dtype)
+    (a, b), bias, rate = wide.chunk(2, 1), torch.randn(23), -torch.rand(23)
+    for limits in ((0.0, math.inf), (0.001, 0.1)):
+        for given in (bias, None):
+            found = gates.time_steps(a, given, limits)
+            double = None if given is None else given.double()
+            assert found is not None and found.dtype == torch.float32
+            expected = reference.time_steps(a.double(), double, limits)
+            torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=1e-12)
+    decays = gates.delta_gates(a, b, rate, bias)
+    assert decays is not None
+    wanted = reference.delta_gates(a.double(), b.double(), rate.double(), bias.double())
+    for one, other in zip(decays, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2e-6, atol=1e-12)
+    spoilt = gates.time_steps(torch.full((1, 3), math.nan, dtype=dtype), None, (0.0, 1.0))
+    assert spoilt is not None and bool(spoilt.isnan().all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gated_rows(dtype: torch.dtype) -> None:
+    x, gate = torch.randn(5, 60).to(dtype).split((30, 30), 1)
+    for kind in ("silu", None):
+        found = activation.gate_rows(x, gate, kind)
+        close(found, reference.gate_rows(x.double(), gate.double(), kind), dtype)
+    assert activation.gate_rows(x, gate.double(), "silu") is None
 
 
 def test_many_rows_use_threads() -> None:

@@ -60,6 +60,27 @@ def test_selective_scan(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
                 close(kept, wide, torch.float32)
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_states_of_16_bits(stored: torch.dtype) -> None:
+    """Read and rounded once per batch; computed as if they were float32."""
+    for rows in (MIXED, STEP):
+        past = past_of(rows)
+        tokens = int(past.cu_seqlens[-1])
+        two = scan_of(tokens, (6, 3), (5, 21), torch.float32)
+        for channels, size in ((70, 16), (5, 21)):
+            one = channels_of(tokens, channels, size, torch.float32)
+            for run, x, shape in (
+                (scan.selective_scan2, two, (6, 5, 21)),
+                (scan.selective_scan, one, (channels, size)),
+            ):
+                state = state_of(rows, shape, stored)
+                wide = state.float()
+                expected, found = run(*x, wide, past), run(*x, state, past)
+                assert expected is not None and found is not None
+                close(found, expected.double(), torch.float32)
+                close(state, wide.double(), stored)
+
+
 def test_it_may_forget_nothing_or_all() -> None:
     rows = (Row(200, 3, 0), Row(1, 5, 2), Row(65, 0, 1))
     x = scan_of(266, (1, 1), (32, 32), torch.float32)

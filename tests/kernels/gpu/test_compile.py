@@ -45,6 +45,8 @@ PRODUCTS = {
 }
 # Bytes of a local variable that float32 at the largest head size may lose to memory.
 SPILLS_OF_WIDE_HEADS = 64
+# Instructions, since states of 16 bits are converted where float32 fills the registers.
+SPILLS_OF_STORED_STATES = 8
 # A vocabulary's keys and masses, each read 32 times, fill the registers to the last.
 SPILLS_OF_SAMPLING = 32
 # A launch with more fails, on every one of these cards.
@@ -79,6 +81,7 @@ def test_compiles_within_the_limits(architecture: str) -> None:
         assert kernel["threads"] <= THREADS, kernel
         is_wide = "fp32" in kernel["case"] and "d256" in kernel["case"]
         allowed = SPILLS_OF_WIDE_HEADS if is_wide else 0
+        allowed = SPILLS_OF_STORED_STATES if "-stored-" in kernel["case"] else allowed
         allowed = SPILLS_OF_SAMPLING if kernel["kernel"] == "sample_kernel" else allowed
         assert kernel["spills"] <= allowed, kernel
         if kernel["kernel"] in PRODUCTS and TENSOR_CORES[architecture]:

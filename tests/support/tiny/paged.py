@@ -10,7 +10,7 @@ from torch import Tensor
 
 from atoll.layers.batch import Batch, CrossBatch
 from atoll.runner.kv_cache import allocate, group_windows
-from atoll.runner.states import allocate_states
+from atoll.runner.states import StateSize, allocate_states
 
 _NUM_STATES = 64
 
@@ -37,7 +37,7 @@ class PagedRunner:
         for layer in self.kv_cache:
             layer.keys.fill_(7.0)
             layer.values.fill_(-9.0)
-        self.states = allocate_states(model.state_specs(), _NUM_STATES, dtype, DEVICE)
+        self.states = allocate_states(model.state_specs(), StateSize(_NUM_STATES), dtype, DEVICE)
         for tensor in (tensor for layer in self.states for tensor in layer):
             tensor.fill_(float("nan"))
         self._free_states = list(range(_NUM_STATES))

@@ -57,7 +57,7 @@ LEVELS = (
     ),
     Level("avx512_bf16", _NEEDS_BF16, _FLAGS_BF16),
     Level("avx512", ("avx512f", "avx512bw", "avx512dq", "avx512vl"), _AVX512),
-    Level("avx2", ("avx2", "fma"), ("-mavx2", "-mfma")),
+    Level("avx2", ("avx2", "fma", "f16c"), ("-mavx2", "-mfma", "-mf16c")),
     Level("portable", (), ()),
 )
 

@@ -50,6 +50,8 @@ class Library:
     path: Path
     attention: Kernel
     norm: Kernel
+    gated_norm: Kernel
+    gates: Kernel
     activation: Kernel
     rope: Kernel
     linear: Kernel
@@ -86,15 +88,17 @@ class Library:
             path,
             attention=Kernel(opened, "atoll_attention", 33, 2),
             norm=Kernel(opened, "atoll_norm", 14, 1),
-            activation=Kernel(opened, "atoll_activation", 9, 0),
+            gated_norm=Kernel(opened, "atoll_gated_norm", 14, 1),
+            gates=Kernel(opened, "atoll_gates", 12, 2),
+            activation=Kernel(opened, "atoll_activation", 10, 0),
             rope=Kernel(opened, "atoll_rope", 22, 0),
             linear=Kernel(opened, "atoll_linear", 12, 0),
             linear_quantized=Kernel(opened, "atoll_linear_quantized", 16, 0),
             linear_mxfp4=Kernel(opened, "atoll_linear_mxfp4", 16, 0),
             causal_conv=Kernel(opened, "atoll_causal_conv", 16, 0),
-            gated_delta=Kernel(opened, "atoll_gated_delta", 26, 0),
-            selective_scan=Kernel(opened, "atoll_selective_scan", 21, 0),
-            selective_scan2=Kernel(opened, "atoll_selective_scan2", 26, 0),
+            gated_delta=Kernel(opened, "atoll_gated_delta", 27, 0),
+            selective_scan=Kernel(opened, "atoll_selective_scan", 22, 0),
+            selective_scan2=Kernel(opened, "atoll_selective_scan2", 27, 0),
             replay=_replay(opened),
             width=opened.atoll_width(),
         )

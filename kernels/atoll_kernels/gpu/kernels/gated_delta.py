@@ -43,7 +43,7 @@ def gated_delta_step_kernel(
         state += slot * state_stride + head * key_dim * value_dim
         state += rows[:, None] * value_dim + columns[None, :]
         is_known = (slot >= 0) & (tl.load(seq_lens + sequence) > count)
-        s = tl.load(state, mask=kept & is_known, other=0.0)
+        s = tl.load(state, mask=kept & is_known, other=0.0).to(tl.float32)
     q += start * q_stride + (head // GROUP) * q_head_stride + rows
     k += start * k_stride + (head // GROUP) * k_head_stride + rows
     v += start * v_stride + head * v_head_stride + columns
@@ -68,7 +68,7 @@ def gated_delta_step_kernel(
         beta += beta_stride
         out += num_heads * value_dim
     if STATE:
-        tl.store(state, s, mask=kept & (slot >= 0))
+        tl.store(state, s.to(state.dtype.element_ty), mask=kept & (slot >= 0))
 
 
 @triton.jit
@@ -200,10 +200,10 @@ def gated_delta_scan_kernel(
         state += slot * state_stride + head * key_dim * value_dim
         is_known = tl.load(seq_lens + sequence) > count
         at, kept = _state(state, value_dim, dims, columns, key_dim)
-        s = tl.load(at, mask=kept & is_known, other=0.0)
+        s = tl.load(at, mask=kept & is_known, other=0.0).to(tl.float32)
         if HALVES == 2:
             at, kept = _state(state, value_dim, dims + BLOCK_K, columns, key_dim)
-            lower = tl.load(at, mask=kept & is_known, other=0.0)
+            lower = tl.load(at, mask=kept & is_known, other=0.0).to(tl.float32)
     q += (head // GROUP) * q_head_stride
     k += (head // GROUP) * k_head_stride
     v += head * v_head_stride
@@ -240,7 +240,7 @@ def gated_delta_scan_kernel(
         square += num_heads * BLOCK_M * BLOCK_M
     if STATE:
         at, kept = _state(state, value_dim, dims, columns, key_dim)
-        tl.store(at, s, mask=kept)
+        tl.store(at, s.to(at.dtype.element_ty), mask=kept)
         if HALVES == 2:
             at, kept = _state(state, value_dim, dims + BLOCK_K, columns, key_dim)
-            tl.store(at, lower, mask=kept)
+            tl.store(at, lower.to(at.dtype.element_ty), mask=kept)

@@ -39,7 +39,7 @@ def scan2_step_kernel(
         state += slot * state_stride + head * head_dim * state_size
         state += rows[:, None] * state_size + dims[None, :]
         is_known = (slot >= 0) & (tl.load(seq_lens + sequence) > count)
-        s = tl.load(state, mask=kept & is_known, other=0.0)
+        s = tl.load(state, mask=kept & is_known, other=0.0).to(tl.float32)
     x += start * x_stride + head * x_head_stride + rows
     b += start * b_stride + (head // GROUP) * b_group_stride + dims
     c += start * c_stride + (head // GROUP) * c_group_stride + dims
@@ -63,7 +63,7 @@ def scan2_step_kernel(
         c += c_stride
         out += num_heads * head_dim
     if STATE:
-        tl.store(state, s, mask=kept & (slot >= 0))
+        tl.store(state, s.to(state.dtype.element_ty), mask=kept & (slot >= 0))
 
 
 @triton.jit
@@ -102,7 +102,7 @@ def scan2_chunk_kernel(
         state += slot * state_stride + head * head_dim * state_size
         state += rows[:, None] * state_size + dims[None, :]
         is_known = tl.load(seq_lens + sequence) > count
-        s = tl.load(state, mask=kept & is_known, other=0.0)
+        s = tl.load(state, mask=kept & is_known, other=0.0).to(tl.float32)
     x += head * x_head_stride
     b += (head // GROUP) * b_group_stride
     c += (head // GROUP) * c_group_stride
@@ -143,4 +143,4 @@ def scan2_chunk_kernel(
         brought = tl.dot(tl.trans(inputs * left[:, None]), taken, input_precision=PRECISION)
         s = s * tl.exp(tl.sum(logs, 0)) + brought
     if STATE:
-        tl.store(state, s, mask=kept)
+        tl.store(state, s.to(state.dtype.element_ty), mask=kept)

@@ -30,7 +30,7 @@ from atoll.runner.ranks.connection import KEY, Address, Peer, connect, parse_add
 from atoll.runner.ranks.guard import Guard, Leader, leave
 from atoll.runner.ranks.layout import RankLayout, settings_of_rank
 from atoll.runner.ranks.messages import LOST, REFUSED, Message
-from atoll.runner.states import StateSize
+from atoll.runner.states import StateSize, state_dtype
 from atoll.sampling.sampler import Sampler
 from atoll.sampling.watermark import Watermark
 from atoll.weights.files import resolve
@@ -128,7 +128,7 @@ class Follower:
         sampler = Sampler(Watermark(model.config.vocab_size, 0.5, 2.0))  # unused
         self._runner = ModelRunner(
             model, sampler, cache.num_blocks, cache.block_size, options.device, options.dtype,
-            StateSize(cache.num_state_slots), self._load.size,
+            StateSize(cache.num_state_slots, dtype=state_dtype(self._settings)), self._load.size,
         )  # fmt: skip
         self._runner.adapters = self._model.adapters
         num_sharing = self._load.size // self._load.num_nodes

@@ -59,6 +59,13 @@ def test_gated_delta(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
     check_delta(x, None, Past(past.cu_seqlens))
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_states_of_16_bits(stored: torch.dtype) -> None:
+    past = past_of(MIXED, DEVICE)
+    x = on_device(delta_of(int(past.cu_seqlens[-1]), (1, 2), (16, 24), torch.float32))
+    check_delta(x, state_of(MIXED, (2, 16, 24), stored).to(DEVICE), past)
+
+
 @pytest.mark.parametrize("decays", DECAYS)
 def test_decays(decays: str) -> None:
     rows = (Row(35, 3, 0), Row(1, 5, 2), Row(17, 0, 1))

@@ -34,6 +34,20 @@ def test_selective_scan2(rows: tuple[Row, ...], dtype: torch.dtype) -> None:
     assert_close(found, expected)
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float16], ids=str)
+def test_states_of_16_bits(stored: torch.dtype) -> None:
+    past = past_of(MIXED, DEVICE)
+    x = scan_of(int(past.cu_seqlens[-1]), (2, 1), (20, 24), torch.float32).to(DEVICE)
+    state = state_of(MIXED, (2, 20, 24), stored).to(DEVICE)
+    wide = state.double()
+    expected = reference.selective_scan2(*x.to(torch.float64), wide, past)
+    found = scan.selective_scan2(*x, state, past)
+    assert found is not None
+    assert_close(found, expected)
+    assert torch.equal(state.isnan(), wide.isnan())
+    assert_close(state[wide.isfinite()], wide[wide.isfinite()])
+
+
 def test_sizes_of_states() -> None:
     """Too wide for registers in chunks, and for any kernel."""
     rows = (Row(20, 3, 1), Row(1, 0, 2))

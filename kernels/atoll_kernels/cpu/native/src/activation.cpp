@@ -1,4 +1,4 @@
-// Activations of every element, and gated linear units: act(x[:, :n]) * x[:, n:].
+// Activations of every element, and gated units: act(x) * factor, where both may be parts of a row.
 
 #include "epilogue.h"
 #include "row_loops.h"
@@ -7,20 +7,21 @@ using namespace kernels;
 
 namespace {
 
-// Filled by atoll_kernels/cpu/activation.py. out_width: of a row of out; x has twice it if is_gated.
+// Filled by atoll_kernels/cpu/activation.py. factor: of a gated unit, or 0. width: of x, factor and out.
 struct ActivationArgs {
-    int64_t is_bf16, threads, x, out, rows, out_width, x_row, kind, is_gated;
+    int64_t is_bf16, threads, x, factor, out, rows, width, x_row, factor_row, kind;
 };
 
 template <class T, class Function>
 void apply(const ActivationArgs& a, const Function& function) {
     // An activation costs several times as much per element as a norm.
-    for_rows(a.rows, 4 * a.out_width, a.threads, [&](int64_t r) {
-        const T *gate = (const T*)a.x + r * a.x_row, *up = gate + a.out_width;
-        T* out = (T*)a.out + r * a.out_width;
-        for_vectors(a.out_width, [&](int64_t i, auto n) {
-            Floats y = function(read(gate + i, n));
-            if (a.is_gated) y = rounded(y, gate) * factor_of(read(up + i, n), a.kind);
+    for_rows(a.rows, 4 * a.width, a.threads, [&](int64_t r) {
+        const T* x = (const T*)a.x + r * a.x_row;
+        const T* factor = a.factor ? (const T*)a.factor + r * a.factor_row : nullptr;
+        T* out = (T*)a.out + r * a.width;
+        for_vectors(a.width, [&](int64_t i, auto n) {
+            Floats y = function(read(x + i, n));
+            if (factor) y = rounded(y, x) * factor_of(read(factor + i, n), a.kind);
             write(out + i, y, n);
         });
     });

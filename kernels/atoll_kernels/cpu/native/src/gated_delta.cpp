@@ -2,6 +2,7 @@
 
 #include "gated_delta_chunk.h"
 #include "gated_delta_steps.h"
+#include "state.h"
 #include "thread_pool.h"
 
 using namespace kernels;
@@ -38,7 +39,7 @@ void advance(Tokens<T>& tokens, const Sequence& sequence, const Columns& columns
     for_chunks(recur);
 }
 
-template <class T>
+template <class T, class S>
 void run(const GatedDeltaArgs& a, const Sequence& sequence, int64_t head) {
     if (sequence.slot < 0) {
         T* out = (T*)a.out + (sequence.first * a.num_v_heads + head) * a.value_dim;
@@ -46,15 +47,15 @@ void run(const GatedDeltaArgs& a, const Sequence& sequence, int64_t head) {
             std::memset((void*)out, 0, a.value_dim * sizeof(T));
         return;
     }
-    float* const state = a.state ? (float*)a.state + sequence.slot * a.state_slot +
-                                       head * a.key_dim * a.value_dim
-                                 : nullptr;
+    S* const state = a.state ? (S*)a.state + sequence.slot * a.state_slot +
+                                   head * a.key_dim * a.value_dim
+                             : nullptr;
     Scratch scratch;
     Tokens<T> tokens(a, head, scratch);
     if (sequence.count == 1) {
         tokens.read_gates(sequence.first, 1);
         tokens.read_rows();
-        return Step<T>(tokens, state, sequence.is_new).run();
+        return Step<T, S>(tokens, state, sequence.is_new).run();
     }
     Columns columns(tokens, scratch);
     sequence.is_new ? columns.clear() : columns.load_from(state);
@@ -62,17 +63,22 @@ void run(const GatedDeltaArgs& a, const Sequence& sequence, int64_t head) {
     if (state) columns.store_to(state);
 }
 
-template <class T>
+template <class T, class S>
 void run(const GatedDeltaArgs& a) {
     const int64_t tokens = ((const int32_t*)a.past.starts)[a.num_seqs], heads = a.num_v_heads;
     const bool is_small = tokens * heads * a.key_dim * a.value_dim < kSmall;
     for_tasks({a.num_seqs * heads, a.threads, 1, 1}, is_small,
-              [&](int64_t i) { run<T>(a, a.past[i / heads], i % heads); });
+              [&](int64_t i) { run<T, S>(a, a.past[i / heads], i % heads); });
+}
+
+template <class T>
+void choose(const GatedDeltaArgs& a) {
+    with_state(a.state_kind, [&](auto element) { run<T, decltype(element)>(a); });
 }
 
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void atoll_gated_delta(
     const GatedDeltaArgs* args) {
-    args->is_bf16 ? run<bf16>(*args) : run<float>(*args);
+    args->is_bf16 ? choose<bf16>(*args) : choose<float>(*args);
 }

@@ -14,12 +14,12 @@ namespace kernels {
 
 // Filled by atoll_kernels/cpu/recurrent.py: the same fields in the same order. Strides in elements;
 // log_decay and beta are (tokens, num_v_heads) floats. state: (slots, num_v_heads, key_dim,
-// value_dim) floats or 0.
+// value_dim), of state_kind, or 0.
 struct GatedDeltaArgs {
     int64_t is_bf16, threads, q, k, v, log_decay, beta, state, out;
     Past past;
     int64_t q_token, q_head, k_token, k_head, v_token, v_head, decay_token, beta_token, state_slot;
-    int64_t num_seqs, num_k_heads, num_v_heads, key_dim, value_dim;
+    int64_t num_seqs, num_k_heads, num_v_heads, key_dim, value_dim, state_kind;
 };
 
 constexpr int64_t kChunk = 64;  // tokens that are processed together
@@ -96,11 +96,13 @@ struct Columns {
           s(scratch.take<Floats>(vectors * rows)) {}
 
     void clear() { std::memset((void*)s, 0, vectors * rows * sizeof(Floats)); }
-    void load_from(const float* state) {
+    template <class S>
+    void load_from(const S* state) {
         clear();
         copy([&](Floats& x, int64_t at, auto n) INLINED { x = read(state + at, n); });
     }
-    void store_to(float* state) const {
+    template <class S>
+    void store_to(S* state) const {
         copy([&](const Floats& x, int64_t at, auto n) INLINED { write(state + at, x, n); });
     }
     // Calls body(pair, first vector, number of vectors) for all pairs; the number is a constant.

@@ -8,10 +8,10 @@ namespace kernels {
 
 // One token of a sequence, in place: memory is read once, in rows, and written once; in between, the
 // columns of S are in L2. state: of the head, or null if nothing is kept.
-template <class T>
+template <class T, class S>
 class Step {
   public:
-    Step(const Tokens<T>& tokens, float* state, bool is_new)
+    Step(const Tokens<T>& tokens, S* state, bool is_new)
         : x_(tokens), state_(state), is_new_(is_new) {}
 
     void run() const {
@@ -31,9 +31,9 @@ class Step {
     template <int V, class N>
     INLINE void columns(int64_t column, N n) const {
         const int64_t width = x_.a.value_dim;
-        float* const s = state_ ? state_ + column : nullptr;
+        S* const s = state_ ? state_ + column : nullptr;
         const auto old = [&](int64_t row, int v) INLINED {
-            const float* const at = s + row * width + v * W;
+            const S* const at = s + row * width + v * W;
             return V == 1 ? read(at, n) : load(at);
         };
         Floats u[V] = {}, found[V] = {};
@@ -54,14 +54,14 @@ class Step {
 #pragma GCC unroll 8
             for (int v = 0; v < V; ++v) {
                 const Floats x = is_new_ ? key * u[v] : decay * old(r, v) + key * u[v];
-                float* const at = s + r * width + v * W;
+                S* const at = s + r * width + v * W;
                 V == 1 ? write(at, x, n) : store(at, x);
             }
         }
     }
 
     const Tokens<T>& x_;
-    float* const state_;
+    S* const state_;
     const bool is_new_;
 };
 

@@ -12,6 +12,7 @@
 #include "row_loops.h"
 #include "scratch.h"
 #include "shuffle.h"
+#include "state.h"
 
 using namespace kernels;
 
@@ -23,16 +24,16 @@ constexpr int kVectors = 8;          // of a row that are in registers at once
 
 // Filled by atoll_kernels/cpu/scan.py: the same fields in the same order. Strides in
 // elements; dt is (tokens, heads) floats, A and D are (heads,) floats, D may be 0. state: (slots,
-// heads, head_dim, state_size) floats or 0.
+// heads, head_dim, state_size), of state_kind, or 0.
 struct ScanArgs {
     int64_t is_bf16, threads, x, dt, decay, b, c, skip, state, out;
     Past past;
     int64_t x_token, x_head, dt_token, b_token, b_group, c_token, c_group, state_slot;
-    int64_t num_seqs, num_heads, num_groups, head_dim, state_size;
+    int64_t num_seqs, num_heads, num_groups, head_dim, state_size, state_kind;
 };
 
 // One head of a sequence. `state`: its matrix, in a slot or in scratch memory.
-template <class T>
+template <class T, class S>
 class Head {
   public:
     Head(const ScanArgs& args, const Sequence& sequence, int64_t head)
@@ -45,9 +46,21 @@ class Head {
 
     void run() {
         const int64_t size = a_.head_dim * width_;
-        float* state = a_.state ? (float*)a_.state + sequence_.slot * a_.state_slot + head_ * size
-                                : scratch_.take<float>(size);
-        bool is_new = sequence_.is_new;
+        S* const kept = a_.state ? (S*)a_.state + sequence_.slot * a_.state_slot + head_ * size
+                                 : nullptr;
+        if (kept && (std::is_same_v<S, float> || sequence_.count == 1))
+            return pass_over(kept, sequence_.is_new);
+        // Rounded once, at the end.
+        float* const wide = scratch_.take<float>(size);
+        if (!sequence_.is_new)
+            for_vectors(size, [&](int64_t i, auto n) { write(wide + i, read(kept + i, n), n); });
+        pass_over(wide, sequence_.is_new);
+        if (kept) for_vectors(size, [&](int64_t i, auto n) { write(kept + i, read(wide + i, n), n); });
+    }
+
+  private:
+    template <class State>
+    void pass_over(State* state, bool is_new) {
         for (int64_t t = 0; t < sequence_.count; t += kTokens, is_new = false) {
             read_tokens(sequence_.first + t, std::min(kTokens, sequence_.count - t));
             std::memset(sums_, 0, a_.head_dim * (count_ == 1 ? 1 : kTokens) * sizeof(float));
@@ -56,7 +69,6 @@ class Head {
         }
     }
 
-  private:
     void read_tokens(int64_t first, int64_t count) {
         first_ = first, count_ = count;
         const int64_t group = head_ / (a_.num_heads / a_.num_groups);
@@ -81,7 +93,8 @@ class Head {
     }
 
     // The state's columns from `first` on, as many vectors as there are up to kVectors.
-    void blocks(float* state, int64_t first, bool is_new) {
+    template <class State>
+    void blocks(State* state, int64_t first, bool is_new) {
         const int64_t left = width_ - first, vectors = (std::min(left, int64_t(kVectors * W)) + W - 1) / W;
         switch (vectors) {
             case 8: return rows<8>(state, first, is_new);
@@ -93,25 +106,26 @@ class Head {
         }
     }
 
-    template <int V>
-    void rows(float* state, int64_t first, bool is_new) {
+    template <int V, class State>
+    void rows(State* state, int64_t first, bool is_new) {
         const int64_t last = std::min<int64_t>(width_ - first - (V - 1) * W, W);
         for (int64_t p = 0; p < a_.head_dim; p += W) {
             const int64_t num_rows = std::min<int64_t>(a_.head_dim - p, W);
-            count_ == 1 ? step<V>(state, first, last, p, num_rows, is_new)
-                        : chunk<V>(state, first, last, p, num_rows, is_new);
+            if (count_ == 1) step<V>(state, first, last, p, num_rows, is_new);
+            else if constexpr (std::is_same_v<State, float>)
+                chunk<V>(state, first, last, p, num_rows, is_new);
         }
     }
 
     // V vectors of a row from `at` on, the last of which has `last` elements; 0 if it is new.
-    template <int V>
-    INLINE void load_row(const float* at, int64_t last, bool is_new, Floats (&s)[V]) const {
+    template <int V, class State>
+    INLINE void load_row(const State* at, int64_t last, bool is_new, Floats (&s)[V]) const {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v)
             s[v] = is_new ? Floats{} : v < V - 1 ? load(at + v * W) : read(at + v * W, last);
     }
-    template <int V>
-    INLINE void store_row(float* at, int64_t last, const Floats (&s)[V]) const {
+    template <int V, class State>
+    INLINE void store_row(State* at, int64_t last, const Floats (&s)[V]) const {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) v < V - 1 ? store(at + v * W, s[v]) : write(at + v * W, s[v], last);
     }
@@ -131,11 +145,11 @@ class Head {
     }
 
     // One token, W rows of S after each other.
-    template <int V>
-    void step(float* state, int64_t first, int64_t last, int64_t p, int64_t num_rows, bool is_new) {
+    template <int V, class State>
+    void step(State* state, int64_t first, int64_t last, int64_t p, int64_t num_rows, bool is_new) {
         Floats found[W] = {};
         for (int64_t r = 0; r < num_rows; ++r) {
-            float* const at = state + (p + r) * width_ + first;
+            State* const at = state + (p + r) * width_ + first;
             Floats s[V];
             load_row<V>(at, last, is_new, s);
             found[r] = pass<V>(s, 0, p + r, first);
@@ -194,22 +208,27 @@ class Head {
     int64_t first_ = 0, count_ = 0;
 };
 
-template <class T>
+template <class T, class S>
 void run(const ScanArgs& a) {
     const int64_t tokens = ((const int32_t*)a.past.starts)[a.num_seqs], heads = a.num_heads;
     const bool is_small = tokens * heads * a.head_dim * a.state_size < kSmall;
     for_tasks({a.num_seqs * heads, a.threads, 1, 1}, is_small, [&](int64_t i) {
         const Sequence sequence = a.past[i / heads];
         const int64_t head = i % heads;
-        if (sequence.slot >= 0) return Head<T>(a, sequence, head).run();
+        if (sequence.slot >= 0) return Head<T, S>(a, sequence, head).run();
         T* out = (T*)a.out + (sequence.first * heads + head) * a.head_dim;
         for (int64_t t = 0; t < sequence.count; ++t, out += heads * a.head_dim)
             std::memset((void*)out, 0, a.head_dim * sizeof(T));
     });
 }
 
+template <class T>
+void choose(const ScanArgs& a) {
+    with_state(a.state_kind, [&](auto element) { run<T, decltype(element)>(a); });
+}
+
 }  // namespace
 
 extern "C" __attribute__((visibility("default"))) void atoll_selective_scan2(const ScanArgs* args) {
-    args->is_bf16 ? run<bf16>(*args) : run<float>(*args);
+    args->is_bf16 ? choose<bf16>(*args) : choose<float>(*args);
 }

@@ -211,6 +211,15 @@ INLINE Floats tanh(Floats x) {
 
 INLINE Floats silu(Floats x) { return x * sigmoid(x); }
 
+// log(1 + e^x) = max(0, x) + log(1 + t) with t = e^-|x| <= 1; the logarithm is 2 artanh(t / (2 + t)),
+// whose series ends when its terms are below 2e-8.
+INLINE Floats softplus(Floats x) {
+    const Floats t = exp2(abs(x) * splat(-kLog2e)), s = t / (t + splat(2.0f)), q = s * s;
+    Floats p = splat(2.0f / 15);
+    for (int n = 13; n > 0; n -= 2) p = p * q + splat(2.0f / n);
+    return max(Floats{}, x) + s * p;
+}
+
 // 0.5 x (1 + tanh(u)) = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)
 INLINE Floats gelu_tanh(Floats x) {
     return x * sigmoid(splat(1.59576912f) * x * (splat(1.0f) + splat(0.044715f) * x * x));
