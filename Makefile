@@ -15,13 +15,14 @@ ARGS ?=
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: help serve test lint format type docs clean
+.PHONY: help serve test lint format type docs site clean
 
 help:
 	@echo "make serve    install into $(VENV) and serve the two embedded models"
 	@echo "make test     install the test tools and run every test"
 	@echo "make lint     ruff and mypy;  make type: mypy alone;  make format: ruff format"
 	@echo "make docs     render the pages of docs/ that come from code, and the README's table"
+	@echo "make site     the documentation as a site, in site/"
 	@echo "make clean    remove $(VENV) and caches"
 
 serve: $(VENV)/.installed
@@ -40,12 +41,15 @@ type: $(VENV)/.installed-lint
 docs: $(VENV)/.installed
 	$(BIN)/python -m atoll.cli.pages
 
+site: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
