@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.layers import Embedding, LayerNorm, Linear
 from atoll.layers.head_layouts import ClassifierLayout, MaskedLanguageLayout
+from atoll.weights.checkpoint import open_checkpoint
 from atoll.weights.json_fields import ConfigKeys, Fields
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.load import LoadOptions, layout, load_weights
 from atoll.weights.modules import read_object
-from atoll.weights.reader import CheckpointReader
 from atoll.weights.weight_map import WeightMap
 from atoll_kernels import activate
 
@@ -110,7 +110,7 @@ class MaskedLanguageHead(nn.Module):
         with torch.device("meta"):
             head = cls(c, chosen)
         load_weights(head, table, folder, options)
-        reader = CheckpointReader(folder)
+        reader = open_checkpoint(folder)
         prefix = table.prefix(reader) or ""
         own, above = (
             LayerTensors(reader, prefix, table.modules[name], None, "decoder")
@@ -146,7 +146,7 @@ def _chosen(layouts: Sequence[_Layout], folder: Path, purpose: str) -> _Layout:
     """
     if not layouts:
         raise UnsupportedModel(f"{folder}: this architecture has no head for {purpose}")
-    table, _ = layout(CheckpointReader(folder), [found.weights for found in layouts])
+    table, _ = layout(open_checkpoint(folder), [found.weights for found in layouts])
     return next(found for found in layouts if found.weights is table)
 
 

@@ -148,7 +148,7 @@ def _report_left_over(reader: CheckpointReader, table: WeightMap, prefix: str, c
     unused = tuple(reader.stem(f"{prefix}{name}") for name in table.unused(config))
     left = [name for name in reader.names() if name not in reader.read]
     left = [name for name in left if not name.startswith(unused)]
-    if reader.must_be_read and left:
+    if reader.must_be_read and config is not None and left:
         raise Mismatch(f"{reader.folder}: tensors left over, config.json differs: {left[:4]}")
     extra = _extra_layers(left, table, prefix, getattr(config, "num_layers", 0))
     if extra:

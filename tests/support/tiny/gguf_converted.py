@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tiny.gguf_files import Config, Written, as_pairs
-from tiny.gguf_writing import add_keys, add_vocabulary, finish
+from tiny.gguf_writing import add_keys, add_vocabulary, add_words, finish
 
 Keys = Mapping[str, str | Callable[[Config], Any]]
 Tensors = Iterator[tuple[str, Tensor]]
@@ -35,6 +35,7 @@ class Converted:
     keys: Keys
     change: Callable[[str, Tensor, Config], Tensors]
     num_further: int = 0
+    is_encoder: bool = False
 
 
 def write_converted(folder: Path, path: Path, converted: Converted, kind: str = "F32") -> None:
@@ -45,11 +46,15 @@ def write_converted(folder: Path, path: Path, converted: Converted, kind: str = 
     block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
     raw = json.loads((folder / "config.json").read_text())
     config = {**raw, **raw.get("text_config", {})}
-    layers = config.get("num_hidden_layers") or len(config["layers_block_type"])
+    layers = config.get("num_hidden_layers") or config.get("n_layer")
+    layers = layers or len(config["layers_block_type"])
     config |= {"num_hidden_layers": layers, "num_blocks": layers + converted.num_further}
     writer = gguf.GGUFWriter(path, converted.architecture)
     add_keys(writer, Written(converted.architecture, converted.keys), config)
-    add_vocabulary(writer)
+    if converted.is_encoder:
+        add_words(writer, config["vocab_size"])
+    else:
+        add_vocabulary(writer)
     kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
     table = gguf.get_tensor_name_map(kinds[converted.architecture], config["num_blocks"])
     for name, tensor in _stacked(load_file(folder / "model.safetensors")).items():
@@ -243,3 +248,15 @@ def _frequencies(c: Config) -> Tensor:
     count = c["global_head_dim"] // 2
     rotated = int(c["global_head_dim"] * share / 2)
     return torch.tensor([1.0] * rotated + [1e30] * (count - rotated))
+
+
+def bert(name: str, x: Tensor, c: Config) -> Tensors:
+    """Without a pooler and, of RoBERTa's positions, without the rows in front of the first."""
+    name = name.removeprefix("roberta.").removeprefix("model.")
+    if name.startswith("pooler."):
+        return
+    if name == "embeddings.position_embeddings.weight" and "roberta" in c["model_type"]:
+        x = x[c["pad_token_id"] + 1 :]
+    if c["model_type"] == "modernbert":
+        name = re.sub(r"^classifier\.", "classifier.out_proj.", name)
+    yield name, x

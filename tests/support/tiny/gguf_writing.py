@@ -70,6 +70,18 @@ def add_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_eos_token_id(2)
 
 
+def add_words(writer: gguf.GGUFWriter, count: int) -> None:
+    """BERT's: special tokens, and words that begin with a mark."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    writer.add_tokenizer_model("bert")
+    words = [f"\u2581{chr(0x100 + 2 * i + 1)}" for i in range(count - len(special))]
+    writer.add_token_list([*special, *words])
+    writer.add_token_types([*[3] * len(special), *[1] * len(words)])
+    names = ("padding", "unknown", "cls", "seperator", "mask")
+    for index, name in enumerate(names):
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", index)
+
+
 def finish(writer: gguf.GGUFWriter) -> None:
     """Writes everything that was added."""
     writer.write_header_to_file()

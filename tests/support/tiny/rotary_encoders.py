@@ -70,14 +70,14 @@ def _set_ntk(model: Any, tensors: Tensors) -> None:
     rotary.inv_freq = (1 / ((8 * 500.0) ** exponents * 8 ** (2 / dim))).float()
 
 
-def _nomic(model: Any = NomicBertModel, **options: Any) -> nn.Module:
+def nomic_bert(model: Any = NomicBertModel, **options: Any) -> nn.Module:
     built: nn.Module = model(NomicBertConfig(**{**_SIZES, **options}))
     return built
 
 
 def _new_names() -> nn.Module:
     """Saved with the names of its own modules instead of the published ones."""
-    model: Any = _nomic()
+    model: Any = nomic_bert()
     model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
     return model  # type: ignore[no-any-return]
 
@@ -100,7 +100,7 @@ _GTE_OLD: Mapping[str, Any] = {
     "logn_attention_clip1": False,
     "torch_dtype": "float16",
 }
-_NOMIC_OLD: Mapping[str, Any] = {
+NOMIC_OLD: Mapping[str, Any] = {
     "architectures": ["NomicBertModel"],
     "model_type": "nomic_bert",
     "vocab_size": 90,
@@ -152,15 +152,15 @@ TRUNKS = [
         config={**_GTE_OLD, "rope_scaling": {"factor": 8.0, "type": "ntk"}},
         hooks=_set_ntk,
     ),
-    Variant("nomic", _nomic),
+    Variant("nomic", nomic_bert),
     Variant("nomic-new-names", _new_names),
     Variant(
         "nomic-old",
-        lambda: _nomic(
+        lambda: nomic_bert(
             max_position_embeddings=20,
             rope_parameters={"rope_theta": 500.0, "rope_type": "dynamic", "factor": 2.0},
         ),
-        config=_NOMIC_OLD,
+        config=NOMIC_OLD,
     ),
 ]
 
@@ -176,7 +176,7 @@ def classifiers(num_labels: int) -> list[Variant]:
         ),
         Variant("modernbert-cls", lambda: _modern(model, num_labels=num_labels, **_BIASES)),
         Variant("gte", lambda: _gte(gte, num_labels=num_labels)),
-        Variant("nomic", lambda: _nomic(nomic, num_labels=num_labels)),
+        Variant("nomic", lambda: nomic_bert(nomic, num_labels=num_labels)),
     ]
 
 
@@ -184,5 +184,5 @@ MASKED = [
     Variant("modernbert", lambda: _modern(ModernBertForMaskedLM)),
     Variant("modernbert-no-bias", lambda: _modern(ModernBertForMaskedLM, decoder_bias=False)),
     Variant("gte", lambda: _gte(GteForMaskedLM)),
-    Variant("nomic", lambda: _nomic(NomicBertForMaskedLM)),
+    Variant("nomic", lambda: nomic_bert(NomicBertForMaskedLM)),
 ]

@@ -65,10 +65,10 @@ class Architecture:
     have, besides those of every architecture. partial: the key of the rotated
     share of a head, if it can be less than all. heads: how they are read, if not as usual.
     is_hybrid: whether layers without attention have 0 as their number of key and value heads.
-    places: names on the hub that the library's table lacks, ``{i}`` the layer -> where they may be;
-    the first that a file has. rows, columns: by a tensor's name without layer and ``.weight``.
-    changes: by its name without layer. shift: what was added to the weights of norms. turned:
-    matrices that the hub stores as (in, out).
+    places: names on the hub that the library's table lacks or has wrong, ``{i}`` the layer -> where
+    they may be; the first that a file has. rows, columns: by a tensor's name without layer and
+    ``.weight``. changes: by its name without layer. shift: what was added to the weights of norms.
+    turned: matrices that the hub stores as (in, out).
     """
 
     model_type: str

@@ -19,7 +19,7 @@ from atoll.weights.gguf.table import ARCHITECTURES
 _READ = (
     "attention.head_count", "attention.head_count_kv", "attention.key_length",
     "attention.value_length", "rope.dimension_count", "vocab_size", *rope.KEYS,
-    "nextn_predict_layers", "tensor_data_layout", "quantize.imatrix.file",
+    "nextn_predict_layers", "pooling_type", "tensor_data_layout", "quantize.imatrix.file",
     "quantize.imatrix.dataset",
 )  # fmt: skip
 _REQUIRED = ("block_count", "context_length", "embedding_length")

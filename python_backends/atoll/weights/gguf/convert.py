@@ -7,12 +7,12 @@ reads in place; ``convert`` writes what the hub would have, with every tensor in
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from atoll.errors import UnsupportedModel
 from atoll.weights.gguf.config import read_config, token_ids
+from atoll.weights.gguf.encoders import ENCODER_ARCHITECTURES, pooling_files
 from atoll.weights.gguf.file import INSTEAD, GgufFile
 from atoll.weights.gguf.index import NAME, Index
 from atoll.weights.gguf.reader import GgufReader
@@ -28,13 +28,19 @@ def prepare(path: Path, folder: Path, progress: Progress | None = None) -> None:
         WeightError: the file is damaged.
     """
     file = GgufFile.open(path)
-    config = read_config(file)
-    tokenizer = build_tokenizer(file.metadata, file.architecture, str(path))
+    config, is_encoder = read_config(file), file.architecture in ENCODER_ARCHITECTURES
+    pooling = pooling_files(file)
+    tokenizer = build_tokenizer(file.metadata, file.architecture, str(path), is_encoder)
     _write_json(folder / "config.json", config)
-    _write_json(folder / "generation_config.json", _generation(file))
+    if not is_encoder:
+        _write_json(folder / "generation_config.json", _generation(file))
     tokenizer.save(str(folder / "tokenizer.json"))
     length = int(file.metadata.get(f"{file.architecture}.context_length", 0))
-    _write_json(folder / "tokenizer_config.json", tokenizer_config(file.metadata, length))
+    about = tokenizer_config(file.metadata, length, is_encoder, config.get("type_vocab_size"))
+    _write_json(folder / "tokenizer_config.json", about)
+    for name, value in pooling.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        _write_json(folder / name, value)
     Index.of(file).save(folder)
     if progress is not None:
         progress(1, 1)
@@ -87,5 +93,5 @@ def _hub_names(folder: Path) -> list[str]:
     return list(model.state_dict())
 
 
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -139,8 +139,8 @@ class GgufFile:
         further = self.number(f"{self.architecture}.nextn_predict_layers", 0)
         return self.number(f"{self.architecture}.block_count") - further
 
-    def has(self, ending: str) -> bool:
-        """Whether there is a tensor whose name ends so."""
+    def has(self, ending: str | tuple[str, ...]) -> bool:
+        """Whether there is a tensor whose name ends so, or in one of these ways."""
         return any(name.endswith(ending) for name in self.tensors)
 
     def require_tensor(self, name: str) -> Stored:

@@ -69,16 +69,24 @@ class Names:
                 stem, suffix = stem.removesuffix(ending), ending
         for pattern, sources in self._places:
             found = pattern.fullmatch(stem)
-            for source in sources if found is not None else ():
-                layer = f"blk.{found[1]}." if found is not None and found.groups() else ""
-                full = [self._full(f"{layer}{part}", suffix) for part in source.parts]
-                if None not in full:
-                    return Place(tuple(filter(None, full)), index, source.join)
+            if found is not None:
+                layer = f"blk.{found[1]}." if found.groups() else ""
+                return self._first(sources, layer, suffix, index)
         for candidate in (stem, stem.removeprefix(_PREFIX)):
             known = self._table.get_name(candidate)
             whole = None if known is None else self._full(known, suffix)
             if whole is not None:
                 return Place((whole,), index)
+        return None
+
+    def _first(
+        self, sources: Sequence[Source], layer: str, suffix: str, index: int | None
+    ) -> Place | None:
+        """The first of several places that the file has."""
+        for source in sources:
+            full = [self._full(f"{layer}{part}", suffix) for part in source.parts]
+            if None not in full:
+                return Place(tuple(filter(None, full)), index, source.join)
         return None
 
     def _full(self, name: str, suffix: str) -> str | None:

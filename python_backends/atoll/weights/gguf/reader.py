@@ -30,8 +30,8 @@ from atoll.weights.gguf.table import ARCHITECTURES
 from atoll.weights.reader import CheckpointReader
 
 _LAYER = re.compile(r"blk\.(\d+)\.")
-# Of an embedder they are not needed.
-_HEAD = ("output.weight", "output.bias")
+# Heads, which an embedder does not need, and which are read apart from an encoder's trunk.
+_HEADS = ("output.weight", "output.bias", "cls.")
 _VIEWS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Norms that nothing was added to in any family.
 _UNSHIFTED = ("ssm_norm.weight",)
@@ -71,7 +71,7 @@ class GgufReader(CheckpointReader):
 
     def names(self) -> list[str]:
         """Every tensor that has to be read."""
-        return [n for n in self.index.tensors if n not in TENSORS and n not in _HEAD]
+        return [n for n in self.index.tensors if n not in TENSORS and not n.startswith(_HEADS)]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """As on the hub."""

@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 
 from atoll.errors import UnsupportedModel, WeightError
+from atoll.weights.gguf.encoder_tokenizer import BUILDERS, ENCODER_NAMES, encoder_template
 from atoll.weights.gguf.file import INSTEAD
 
 _PREFIX = "tokenizer.ggml."
@@ -19,7 +20,10 @@ _CONTROL, _USER_DEFINED = 3, 4
 _NEEDED = {"gpt2": ("tokens", "merges"), "llama": ("tokens", "scores"), "t5": ("tokens", "scores")}
 # Kinds of bytes-to-text that GPT-2's own split of words belongs to, which byte-level BPE has here
 # unless another is set.
-_GPT2 = ("default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling")
+_GPT2 = (
+    "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling",
+    "modern-bert", "roberta-bpe", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
+)  # fmt: skip
 # As GPT-2, but every digit is a word.
 _DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
 _LLAMA3 = ("glm4", "chatglm-bpe")
@@ -53,11 +57,14 @@ _NAMES = {
 }  # fmt: skip
 
 
-def build_tokenizer(metadata: Mapping[str, Any], architecture: str, source: str) -> Tokenizer:
+def build_tokenizer(
+    metadata: Mapping[str, Any], architecture: str, source: str, is_encoder: bool = False
+) -> Tokenizer:
     """A tokenizer with the file's vocabulary, merges and special tokens.
 
     Args:
         source: what to call the file in messages.
+        is_encoder: whether texts get the tokens that an encoder's get, and pairs theirs.
 
     Raises:
         UnsupportedModel: another kind of vocabulary, or another split of words.
@@ -72,23 +79,32 @@ def build_tokenizer(metadata: Mapping[str, Any], architecture: str, source: str)
         for key, name in table.items()
         if f"tokenizer.{key}" in metadata
     }
+    kind = values["tokenizer_type"]
     try:
-        tokenizer, _ = convert_gguf_tokenizer(architecture, values)
+        if kind in BUILDERS:
+            tokenizer = BUILDERS[kind](metadata)
+        else:
+            tokenizer, _ = convert_gguf_tokenizer(architecture, values)
+        around = encoder_template(metadata) if is_encoder else _post_processor(metadata)
     except Exception as error:
         raise WeightError(f"{source}: its tokenizer cannot be built: {error}") from error
     assert isinstance(tokenizer, Tokenizer)
-    if values["tokenizer_type"] == "gpt2":
+    if kind == "gpt2":
         _finish_byte_level(tokenizer, metadata.get(f"{_PREFIX}pre", "default"))
     elif not metadata.get(f"{_PREFIX}add_space_prefix", True):
         _drop_prefix(tokenizer)
-    tokenizer.post_processor = _post_processor(metadata)
+    tokenizer.post_processor = around
     return tokenizer
 
 
-def tokenizer_config(metadata: Mapping[str, Any], max_length: int) -> dict[str, Any]:
+def tokenizer_config(
+    metadata: Mapping[str, Any], max_length: int, is_encoder: bool = False,
+    num_segments: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """tokenizer_config.json: special tokens by their texts, and chat templates."""
     tokens = metadata[f"{_PREFIX}tokens"]
-    ids = {name: metadata.get(f"{_PREFIX}{key}") for name, key in _NAMES.items()}
+    names = {**_NAMES, **ENCODER_NAMES} if is_encoder else _NAMES
+    ids = {name: metadata.get(f"{_PREFIX}{key}") for name, key in names.items()}
     config: dict[str, Any] = {
         name: tokens[index]
         for name, index in ids.items()
@@ -101,6 +117,8 @@ def tokenizer_config(metadata: Mapping[str, Any], max_length: int) -> dict[str, 
         config["chat_template"] = [{"name": n, "template": t} for n, t in every.items()]
     elif template is not None:
         config["chat_template"] = template
+    if is_encoder and (num_segments or 1) == 1:
+        config["model_input_names"] = ["input_ids", "attention_mask"]
     config["model_max_length"] = max_length
     config["clean_up_tokenization_spaces"] = False
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -131,11 +149,11 @@ def _check(metadata: Mapping[str, Any], source: str) -> None:
     kind = metadata.get(f"{_PREFIX}model")
     split = metadata.get(f"{_PREFIX}pre", "default")
     splits = {*GGUF_PRE_TOKENIZER_SPLITS, *_GPT2, *_DIGITS, *_LLAMA3, "deepseek-v3"}
-    is_known = kind in GGUF_TOKENIZER_TYPES and (kind != "gpt2" or split in splits)
-    if not is_known:
+    kinds = sorted({*GGUF_TOKENIZER_TYPES, *BUILDERS})
+    if kind not in kinds or (kind == "gpt2" and split not in splits):
         raise UnsupportedModel(
             f"{source}: tokenizer {kind!r} with pre-tokenizer {split!r}; known: "
-            f"{', '.join(sorted(GGUF_TOKENIZER_TYPES))}, and for gpt2 the pre-tokenizers "
+            f"{', '.join(kinds)}, and for gpt2 the pre-tokenizers "
             f"{', '.join(sorted(splits))}{INSTEAD}"
         )
     for name in _NEEDED.get(str(kind), ("tokens",)):
