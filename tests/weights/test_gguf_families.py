@@ -10,6 +10,7 @@ import pytest
 import torch
 from gguf.quants import dequantize, quantize
 from safetensors.torch import load_file
+from tiny import gguf_converted as to
 from tiny.checkpoint import write
 from tiny.gguf_architectures import CONVERTED, CONVERTED_VARIANTS
 from tiny.gguf_converted import write_converted
@@ -18,6 +19,7 @@ from tiny.gguf_writing import add_keys, add_vocabulary, finish, write_gguf
 from tiny.gpt_oss import GPT_OSS
 from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
+from tiny.t5 import write_t5
 from transformers import AutoModelForCausalLM
 
 from atoll.models.registry import Checkpoint, load_decoder
@@ -126,3 +128,31 @@ def test_a_family_whose_tensors_are_changed(name: str, tmp_path: Path) -> None:
     expected = reference.logits(ids)
     found = _logits(model, ids)
     assert float((found - expected).abs().max()) <= 1e-4 * max(1.0, float(expected.std()))
+
+
+@pytest.mark.parametrize("kind", ["t5", "flan-t5"])
+@torch.inference_mode()
+def test_t5(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "hub").mkdir()
+    reference = write_t5(kind, tmp_path / "hub", relative_attention_max_distance=128)
+    path, folder = tmp_path / "tiny.gguf", tmp_path / "folder"
+    keys: to.Keys = {
+        "context_length": "n_positions", "embedding_length": "d_model", "block_count": "num_layers",
+        "feed_forward_length": "d_ff", "decoder_block_count": "num_decoder_layers",
+        "attention.head_count": "num_heads", "attention.key_length": "d_kv",
+        "attention.value_length": "d_kv", "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        "attention.layer_norm_rms_epsilon": "layer_norm_epsilon",
+        "attention.relative_buckets_count": "relative_attention_num_buckets",
+        "decoder_start_token_id": "decoder_start_token_id",
+    }  # fmt: skip
+    write_converted(tmp_path / "hub", path, to.Converted("t5", keys, to.t5))
+    folder.mkdir()
+    prepare(path, folder)
+    ids = torch.randint(2, VOCAB, (60,), generator=torch.Generator().manual_seed(5)).tolist()
+    runner = PagedRunner(load_decoder(Checkpoint.open(folder), LoadOptions()))
+    runner.encode({"a": ids[:37]})
+    found = runner.step({"a": ids[37:]})["a"]
+    expected = reference(
+        input_ids=torch.tensor([ids[:37]]), decoder_input_ids=torch.tensor([ids[37:]])
+    ).logits[0]
+    assert float((found - expected).abs().max()) <= 1e-4 * float(expected.std())

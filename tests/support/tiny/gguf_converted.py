@@ -46,7 +46,8 @@ def write_converted(folder: Path, path: Path, converted: Converted, kind: str = 
     block = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]][0]
     raw = json.loads((folder / "config.json").read_text())
     config = {**raw, **raw.get("text_config", {})}
-    layers = config.get("num_hidden_layers") or config.get("n_layer")
+    names = ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers")
+    layers = next((config[name] for name in names if config.get(name)), None)
     layers = layers or len(config["layers_block_type"])
     config |= {"num_hidden_layers": layers, "num_blocks": layers + converted.num_further}
     writer = gguf.GGUFWriter(path, converted.architecture)
@@ -248,6 +249,14 @@ def _frequencies(c: Config) -> Tensor:
     count = c["global_head_dim"] // 2
     rotated = int(c["global_head_dim"] * share / 2)
     return torch.tensor([1.0] * rotated + [1e30] * (count - rotated))
+
+
+def t5(name: str, x: Tensor, c: Config) -> Tensors:
+    """Its words once, by whichever name; and the first file's that nothing reads."""
+    if not name.endswith("embed_tokens.weight"):
+        yield name, x
+    if name == "decoder.block.0.layer.1.EncDecAttention.q.weight":
+        yield name.replace(".q.", ".relative_attention_bias."), torch.ones(8, 4)
 
 
 def bert(name: str, x: Tensor, c: Config) -> Tensors:

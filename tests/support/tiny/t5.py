@@ -27,9 +27,12 @@ V1_1 = {
 CONFIGS = {"t5": ORIGINAL, "flan-t5": V1_1}
 
 
-def write_t5(kind: str, folder: Path) -> Any:
-    """The transformers model, and its checkpoint with duplicates as old files have them."""
-    config = CONFIGS[kind]
+def write_t5(kind: str, folder: Path, **changes: Any) -> Any:
+    """The transformers model, and its checkpoint with duplicates as old files have them.
+
+    changes: of the config.
+    """
+    config = {**CONFIGS[kind], **changes}
     model = T5ForConditionalGeneration(T5Config(**config)).eval()
     enliven(model)
     # Queries and keys are not scaled here, so lively weights would make attention one-hot.

@@ -48,10 +48,11 @@ class Index:
         """Raises UnsupportedModel, WeightError: as ``read_config``."""
         architecture_of(file)
         name, count = file.architecture, file.number(f"{file.architecture}.block_count")
+        num_layers = max(count, file.number(f"{name}.decoder_block_count", 0))
         sources = tuple(Source.of(path.absolute()) for path in file.paths)
         further = tuple(f"blk.{layer}." for layer in range(file.num_layers, count))
         tensors = {n: t for n, t in file.tensors.items() if not n.startswith(further)}
-        return cls(name, count, read_heads(file), sources, tensors)
+        return cls(name, num_layers, read_heads(file), sources, tensors)
 
     @classmethod
     def load(cls, folder: Path) -> Index:

@@ -32,6 +32,8 @@ from atoll.weights.reader import CheckpointReader
 _LAYER = re.compile(r"blk\.(\d+)\.")
 # Heads, which an embedder does not need, and which are read apart from an encoder's trunk.
 _HEADS = ("output.weight", "output.bias", "cls.")
+# What the first releases of T5 have, and no model uses.
+_UNUSED = ".cross_attn_rel_b.weight"
 _VIEWS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Norms that nothing was added to in any family.
 _UNSHIFTED = ("ssm_norm.weight",)
@@ -71,7 +73,10 @@ class GgufReader(CheckpointReader):
 
     def names(self) -> list[str]:
         """Every tensor that has to be read."""
-        return [n for n in self.index.tensors if n not in TENSORS and not n.startswith(_HEADS)]
+        return [
+            name for name in self.index.tensors
+            if name not in TENSORS and not name.startswith(_HEADS) and not name.endswith(_UNUSED)
+        ]  # fmt: skip
 
     def shape(self, name: str) -> tuple[int, ...]:
         """As on the hub."""
