@@ -141,6 +141,17 @@ CASES: dict[str, tuple[list[str], str, dict[str, Any], str]] = {
     "facebook/nllb-200-distilled-600M": (
         ["M2M100ForConditionalGeneration"], "m2m_100", {}, "generate"
     ),
+    "facebook/bart-large-xsum": (["BartForConditionalGeneration"], "bart", {}, "generate"),
+    "sshleifer/distilbart-cnn-12-6": (["BartForConditionalGeneration"], "bart", {}, "generate"),
+    "facebook/m2m100_418M": (["M2M100ForConditionalGeneration"], "m2m_100", {}, "generate"),
+    "facebook/mbart-large-50-many-to-many-mmt": (
+        ["MBartForConditionalGeneration"], "mbart", {}, "generate"
+    ),
+    "facebook/nllb-200-1.3B": (["M2M100ForConditionalGeneration"], "m2m_100", {}, "generate"),
+    "facebook/nllb-200-3.3B": (["M2M100ForConditionalGeneration"], "m2m_100", {}, "generate"),
+    "Helsinki-NLP/opus-mt-en-de": (["MarianMTModel"], "marian", {}, "generate"),
+    "Helsinki-NLP/opus-mt-en-mul": (["MarianMTModel"], "marian", {}, "generate"),
+    "Helsinki-NLP/opus-mt-mul-en": (["MarianMTModel"], "marian", {}, "generate"),
     "google/flan-t5-base": (["T5ForConditionalGeneration"], "t5", {}, "generate"),
 }  # fmt: skip
 

@@ -50,7 +50,9 @@ GENERATORS: dict[str, tuple[dict[str, Any], int | None, str]] = {
         2048, THEIRS,
     ),
     "marian": (
-        {"model_type": "marian", "architectures": ["MarianMTModel"], "d_model": 64}, 1024, THEIRS,
+        {"model_type": "marian", "architectures": ["MarianMTModel"], "d_model": 64,
+         "share_encoder_decoder_embeddings": False, "decoder_vocab_size": 60000, **BART},
+        1024, OURS + "bart",
     ),
     "text of a model for images": (
         {**LLAMA, "model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"]}, 32,

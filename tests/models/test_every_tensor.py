@@ -67,7 +67,7 @@ class Case:
 # Configs whose tensors are those of another family here.
 SAME_TENSORS = (
     "llama-yarn", "llama-llama3", "mistral-window", "mpt-grouped", "flan-t5", "bart", "m2m100",
-    "qwen2-old",
+    "marian", "qwen2-old",
     "cohere2", "olmo3", "mistral3",
     "gemma3-old",
     "moonlight", "modernbert-old", "gte-ntk",

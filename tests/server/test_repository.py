@@ -143,7 +143,7 @@ def _infer(
     return first
 
 
-@_in_groups(["nllb-200-distilled-600m"])
+@_in_groups(["m2m100-418m"])
 def test_a_translation_is_between_the_languages_named(group: dict[str, Served], name: str) -> None:
     served = group[name]
     assert served.reference is not None
@@ -159,6 +159,26 @@ def test_a_translation_is_between_the_languages_named(group: dict[str, Served], 
     with pytest.raises(urllib.error.HTTPError) as refused:
         _over_http(served, tgt_lang="fr")
     assert "none of the model's 2 languages; near it: fra_Latn" in refused.value.read().decode()
+
+
+@_in_groups(["opus-mt-en-de"])
+def test_a_text_begins_with_the_language_of_its_translation(
+    group: dict[str, Served], name: str
+) -> None:
+    served = group[name]
+    found = _over_http(served, tgt_lang="fra")
+    ids = Tokenizer.load(served.checkpoint).encode(f">>fra<< {PROMPT}")
+    assert served.reference is not None
+    scores = served.reference(ids, found["token_ids"])
+    best = scores.max(-1)
+    assert (best.values - scores[range(COUNT), found["token_ids"]]).max() < 2e-5
+    for options, message in (
+        ({"tgt_lang": "fr"}, "none of the model's 3 languages; near it: fra"),
+        ({"src_lang": "eng"}, "a text's language is not told"),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            _over_http(served, **options)
+        assert message in refused.value.read().decode()
 
 
 @_in_groups(["all-minilm-l6-v2-ensemble"])

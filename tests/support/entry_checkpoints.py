@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import transformers as hf
 from safetensors.torch import save_file
-from tiny.bart import FIRST, START, scores, write_summarizer, write_translator
+from tiny.bart import FIRST, START, scores, write_marian, write_summarizer, write_translator
 from tiny.checkpoint import enliven, write
 from tiny.debertas import V3 as DEBERTA_V3
 from tiny.decoders import DECODERS
@@ -106,7 +106,10 @@ DECODING_RERANKERS = {
     "gemma": "bge-reranker-v2-gemma",
 }  # fmt: skip
 # Part of an encoder-decoder's name -> its layout.
-ENCODER_DECODERS = {"t5": "flan-t5", "bart": "bart", "nllb": "m2m100"}
+ENCODER_DECODERS = {
+    "t5": "flan-t5", "mbart": "mbart", "bart": "bart", "nllb": "m2m100", "m2m100": "m2m100",
+    "opus-mt": "marian",
+}  # fmt: skip
 BY_NAME = {variant.name: variant for variant in DECODERS}
 # The generator whose tiny checkpoint is a GGUF file.
 IN_GGUF = "granite-tied"
@@ -124,8 +127,11 @@ def write_decoder(model_id: str, folder: Path) -> Callable[..., torch.Tensor]:
     """Writes a tiny generator; returns (prompt, answer) -> the logits that the answer is from."""
     if layout(model_id) == "bart":
         return _answered(write_summarizer(folder), (START, FIRST))
-    if layout(model_id) == "m2m100":
-        return _answered(write_translator(folder), (START,))
+    if layout(model_id) in ("m2m100", "mbart"):
+        return _answered(write_translator(folder, layout(model_id)), (START,))
+    if layout(model_id) == "marian":
+        marian, start = write_marian(folder)
+        return _answered(marian, (start,))
     write_tokenizer(folder)
     if layout(model_id) == "flan-t5":
         t5 = write_t5("flan-t5", folder)

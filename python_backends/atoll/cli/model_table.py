@@ -117,11 +117,16 @@ def _translation_section() -> list[str]:
         "language the model prefers. `forced_bos_token_id` is an option of every encoder-decoder, "
         "too; the token is given to the decoder and is not part of the answer.",
         "",
+        "Of Marian (OPUS-MT), only models of several target languages are told one, in front of "
+        "the text: `>>deu<<`, in the text itself or by `tgt_lang` `deu`. The language of the text "
+        "is not told, and `src_lang` is refused.",
+        "",
         "Answers are greedy, or sampled: there is no beam search. `num_beams` in a request is "
         "refused, and `atoll info` and the log tell where a checkpoint's files ask for it. An "
         "input and its answer have max_position_embeddings tokens each. Tokenizers are read from "
-        "tokenizer.json, or, of mBART and mBART-50, from sentencepiece.bpe.model; M2M100 needs a "
-        "tokenizer.json.",
+        "tokenizer.json; of M2M100 and Marian, as transformers does, from vocab.json and "
+        "sentencepiece.bpe.model or source.spm, and of mBART and mBART-50 from the latter where "
+        "there is no tokenizer.json.",
     ]
 
 

@@ -13,6 +13,7 @@ class EngineLimits:
     max_total_tokens: prompt and answer. max_answer_tokens: of an encoder-decoder, whose answers
         have positions of their own. decoder_start_token_id: what its decoder starts with.
         forced_bos_token_id: what its answers begin with, unless a request says something else.
+    input_vocab_size: of an encoder-decoder's inputs, if answers have a vocabulary of their own.
     banned_tokens: ids that are never generated.
     max_mixed_prefill_tokens: prompt tokens in a step with decoding requests, limited so that a long
         prompt does not stall running streams.
@@ -22,6 +23,7 @@ class EngineLimits:
     max_total_tokens: int = sys.maxsize
     max_answer_tokens: int = sys.maxsize
     vocab_size: int = sys.maxsize
+    input_vocab_size: int | None = None
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
     banned_tokens: tuple[int, ...] = ()

@@ -52,11 +52,14 @@ class Sinusoids(nn.Module):
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Makes the table; raises WeightError where the file has learned positions."""
         group.refuse("weight")
+        self.table = self.made().to(options.device, options.dtype)
+
+    def made(self) -> Tensor:
+        """(positions, dim) float32."""
         half = self.dim // 2
         steps = torch.exp(torch.arange(half).float() * -(math.log(10000) / (half - 1)))
         angles = torch.arange(self.num_positions).float().unsqueeze(1) * steps
-        table = F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, self.dim % 2))
-        self.table = table.to(options.device, options.dtype)
+        return F.pad(torch.cat([angles.sin(), angles.cos()], 1), (0, self.dim % 2))
 
     def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
         """Positions are never tied."""

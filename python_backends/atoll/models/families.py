@@ -209,10 +209,13 @@ _DECODER_FAMILIES = (
         defaults={"mt5": {"feed_forward_proj": "gated-gelu"}}, test="tests/models/test_t5.py",
     ),
     Family(
-        "bart", "BART, mBART, mBART-50, M2M100, NLLB", ("bart", "mbart", "m2m_100"),
+        "bart", "BART, mBART, mBART-50, M2M100, NLLB, Marian (OPUS-MT)",
+        ("bart", "mbart", "m2m_100", "marian"),
         is_encoder_decoder=True,
-        class_prefixes={"mbart": ("MBart",), "m2m_100": ("M2M100",)},
-        defaults=dict.fromkeys(("bart", "mbart", "m2m_100"), {"max_position_embeddings": 1024}),
+        class_prefixes={"mbart": ("MBart",), "m2m_100": ("M2M100",), "marian": ("Marian",)},
+        defaults=dict.fromkeys(
+            ("bart", "mbart", "m2m_100", "marian"), {"max_position_embeddings": 1024}
+        ),
         test="tests/models/test_bart.py",
     ),
 )  # fmt: skip

@@ -28,7 +28,9 @@ _OTHER_SENSES = re.compile(
 )
 # Decoders whose repositories have code of their own that is implemented here.
 _OWN_CODE_KNOWN = ("llama_bidirec",)
-_HEADS = ("ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "ForConditionalGeneration")
+_HEADS = (
+    "ForCausalLM", "LMHeadModel", "LMHeadCustomModel", "ForConditionalGeneration", "MTModel",
+)  # fmt: skip
 
 
 def check_trunk(folder: Path, names: Sequence[str]) -> None:

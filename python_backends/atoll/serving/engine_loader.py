@@ -92,6 +92,7 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
         # The decoder's start takes a position.
         max_answer_tokens=getattr(config, "max_answer_positions", total) - 1,
         vocab_size=config.vocab_size,
+        input_vocab_size=getattr(config, "input_vocab_size", None),
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
         forced_bos_token_id=loaded.forced_bos_token_id,
         banned_tokens=loaded.banned_tokens,

@@ -155,8 +155,7 @@ class ModelOps:
         if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
             raise ValidationError("control: inputs must be a list of texts")
         special = bool(question.get("add_special_tokens", True))
-        encodings = self._tokenizer.core.encode_batch(texts, add_special_tokens=special)
-        return [_tokens(text, e) for text, e in zip(texts, encodings, strict=True)]
+        return [_tokens(text, self._tokenizer.encoding(text, special)) for text in texts]
 
     def _decode(self, question: Mapping[str, Any]) -> list[str]:
         rows = question.get("ids")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from atoll.text.clean_up import CleanUp
+from atoll.text.clean_up import CleanUp, TrimmedEnd
 from atoll.text.detokenizer import Detokenizer
 from atoll.text.stop_strings import StopStrings
 
@@ -18,9 +18,12 @@ from atoll.text.stop_strings import StopStrings
 class AnswerText:
     """``push`` each token, then ``finish``; each token gets one text, in order."""
 
-    def __init__(self, detokenizer: Detokenizer, stops: StopStrings, cleans_up: bool) -> None:
+    def __init__(
+        self, detokenizer: Detokenizer, stops: StopStrings, cleans_up: bool, trims: bool = False
+    ) -> None:
         self._detokenizer, self._stops = detokenizer, stops
-        self._clean_up = CleanUp() if cleans_up else None
+        kinds = ((cleans_up, CleanUp), (trims, TrimmedEnd))
+        self._changes = [kind() for is_wanted, kind in kinds if is_wanted]
         self._pending: list[str] = []  # their bytes may continue in the next token
 
     @property
@@ -51,17 +54,18 @@ class AnswerText:
         if self._pending:
             self._pending[-1] += rest
         found = self._through(self._flush())
-        if self._clean_up is not None:
-            found += self._stopped(self._clean_up.finish())
-        return found + self._stops.finish()
+        pieces: list[str] = []
+        for change in self._changes:
+            pieces = [text for piece in pieces for text in change.push(piece)] + change.finish()
+        return found + self._stopped(pieces) + self._stops.finish()
 
     def _flush(self) -> list[str]:
         pending, self._pending = self._pending, []
         return pending
 
     def _through(self, pieces: list[str]) -> list[str]:
-        if self._clean_up is not None:
-            pieces = [cleaned for piece in pieces for cleaned in self._clean_up.push(piece)]
+        for change in self._changes:
+            pieces = [text for piece in pieces for text in change.push(piece)]
         return self._stopped(pieces)
 
     def _stopped(self, pieces: Iterable[str]) -> list[str]:

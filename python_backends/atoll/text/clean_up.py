@@ -77,6 +77,33 @@ class CleanUp:
         return found
 
 
+class TrimmedEnd:
+    """Removes the spaces at the end of a text that arrives in pieces; returns pieces as above."""
+
+    def __init__(self) -> None:
+        self._open: list[str] = []
+
+    def push(self, piece: str) -> list[str]:
+        """The pieces that are final now: those before one that may be the last with text."""
+        if piece.strip():
+            found, self._open = self._open, []
+        elif piece or self._open:
+            self._open.append(piece)
+            return []
+        else:
+            return [piece]
+        if piece[-1].isspace():
+            self._open = [piece]
+            return found
+        return [*found, piece]
+
+    def finish(self) -> list[str]:
+        """The remaining pieces."""
+        found = [piece.rstrip() for piece in self._open]
+        self._open = []
+        return found
+
+
 def _kept(text: str) -> list[int]:
     """Positions of the characters that remain: only spaces are ever removed."""
     places = list(range(len(text)))

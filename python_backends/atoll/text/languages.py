@@ -2,7 +2,8 @@
 
 NLLB, M2M100, mBART and mBART-50 have a token for each language. That of the source is part of the
 encoder's input; that of the target is the first of the answer, or, of mBART, what the decoder
-starts with. Source: transformers' tokenizer classes of these names.
+starts with. Marian's texts begin with the target's, if there are several. Source: transformers'
+tokenizer classes of these names.
 """
 
 from __future__ import annotations
@@ -27,20 +28,28 @@ _FURTHER = """
 af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX
 sv_SE sw_KE ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI
 """
+_MANY = """
+af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he
+hi hr ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no
+ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo
+zh zu
+"""
 # In the order of their ids, of tokenizers without tokenizer.json.
 MBART = tuple(_FIRST.split())
 MBART_50 = (*MBART, *_FURTHER.split())
+M2M100 = tuple(_MANY.split())
+WMT_21 = ("en", "ha", "is", "ja", "cs", "ru", "zh", "de")
 _NUM_SHOWN = 4
 
 
 class _Kind(NamedTuple):
     """A tokenizer class. pattern: of its language tokens, with the code as group. source: the
-    default. is_behind: the source's token ends the text. starts: the decoder starts with the
-    target's.
+    default; None: a text has the token of the target in front, or none. is_behind: the source's
+    token ends the text. starts: the decoder starts with the target's.
     """
 
     pattern: str
-    source: str
+    source: str | None
     is_behind: bool = False
     starts: bool = False
 
@@ -50,31 +59,37 @@ _KINDS = {
     "M2M100Tokenizer": _Kind(r"__([a-z]{2,3})__", "en"),
     "MBart50Tokenizer": _Kind(r"([a-z]{2}_[A-Z]{2})", "en_XX"),
     "MBartTokenizer": _Kind(r"([a-z]{2}_[A-Z]{2})", "en_XX", is_behind=True, starts=True),
+    "MarianTokenizer": _Kind(r">>(.+)<<", None),
 }
 # model_type -> class, if no file names one.
-_CLASSES = {"m2m_100": "M2M100Tokenizer", "mbart": "MBartTokenizer"}
+_CLASSES = {
+    "m2m_100": "M2M100Tokenizer", "mbart": "MBartTokenizer", "marian": "MarianTokenizer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Languages:
     """ids: the token of each code. end: the token that ends a text. source: the code of texts
-    whose request names none. is_behind, starts: see ``_Kind``.
+    whose request names none; None: a text has the token of the target in front, or none.
+    is_behind, starts: see ``_Kind``.
     """
 
     ids: Mapping[str, int]
     end: int
-    source: str
+    source: str | None
     is_behind: bool
     starts: bool
 
     @classmethod
     def read(
-        cls, core: RustTokenizer, config: Mapping[str, Any], model: Mapping[str, Any], end: str
-    ) -> Languages | None:
+        cls, core: RustTokenizer, config: Mapping[str, Any], model: Mapping[str, Any], end: str,
+        vocabulary: Mapping[str, int] | None = None,
+    ) -> Languages | None:  # fmt: skip
         """The languages of a tokenizer; None: it has none.
 
         Args:
             config: tokenizer_config.json. model: config.json. end: the text of eos_token.
+            vocabulary: of texts, where it is another than ``core``'s, an answer's.
 
         Raises:
             ConfigError: the vocabulary lacks what the class frames texts with; names it.
@@ -84,14 +99,16 @@ class Languages:
         if name not in _KINDS:
             return None
         kind = _KINDS[name]
-        tokens = core.get_added_tokens_decoder().items()
-        matches = ((re.fullmatch(kind.pattern, token.content), index) for index, token in tokens)
+        tokens = {token.content: i for i, token in core.get_added_tokens_decoder().items()}
+        tokens = tokens if kind.source is not None or vocabulary is None else dict(vocabulary)
+        matches = ((re.fullmatch(kind.pattern, text), index) for text, index in tokens.items())
         ids = {match[1]: index for match, index in matches if match is not None}
-        if not ids and not named:
+        if not ids and (kind.source is None or not named):
             return None
-        fields = Fields(config, "tokenizer_config.json")
+        if kind.source is None and vocabulary is not None:
+            return cls(ids, vocabulary[end], None, kind.is_behind, kind.starts)
+        fields, end_id = Fields(config, "tokenizer_config.json"), core.token_to_id(end)
         source = fields.text("src_lang", default=kind.source, nullable=True)
-        end_id = core.token_to_id(end)
         if source not in ids or end_id is None:
             raise ConfigError(
                 f"tokenizer_config.json: src_lang is {source!r} and eos_token {end!r}; of the "
@@ -115,7 +132,7 @@ class Languages:
         begin = [known for known in sorted(self.ids) if known[:2] == code[:2].lower()]
         alike = difflib.get_close_matches(code, self.ids, _NUM_SHOWN)
         near = list(dict.fromkeys((*alike, *begin)))[:_NUM_SHOWN]
-        shown = f"near it: {', '.join(near)}" if near else f"one is {self.source}"
+        shown = f"near it: {', '.join(near)}" if near else f"one is {self.source or min(self.ids)}"
         raise ValidationError(
             f"{name} is {code!r}, which is none of the model's {len(self.ids)} languages; {shown}"
         )
@@ -126,6 +143,7 @@ class Languages:
 
     def frame_texts(self, core: RustTokenizer) -> None:
         """Has a tokenizer frame texts as transformers does where no language is named."""
+        assert self.source is not None, "a text begins with the target, if with any"
         end, source = (str(core.id_to_token(i)) for i in (self.end, self.ids[self.source]))
         around = ["$A", end, source] if self.is_behind else [source, "$A", end]
         pair = [part for one in around for part in ((one, "$B") if one == "$A" else (one,))]

@@ -16,6 +16,7 @@ from atoll.text import tokenizer_files
 from atoll.text.clean_up import clean_up, is_wanted
 from atoll.text.languages import Languages
 from atoll.text.model_quirks import TextRule, complete, text_rule
+from atoll.text.piece_encoder import PieceEncoder
 from atoll.text.vocabulary import Vocabulary
 from atoll.weights.json_fields import Fields
 from atoll.weights.modules import (
@@ -35,7 +36,8 @@ class Tokenizer:
     config: tokenizer_config.json. special_tokens: texts by name (``bos_token``, ...).
     eos_token_ids: every id that ends a generated text. text_rule: the family's function for texts
     before they are tokenized, see ``model_quirks``. truncation_side: "left" if the end of a text
-    that is too long is kept. languages: of a translator.
+    that is too long is kept. languages: of a translator. pieces: what makes tokens of texts, if not
+    ``core``.
     """
 
     core: RustTokenizer
@@ -45,6 +47,7 @@ class Tokenizer:
     text_rule: TextRule | None = None
     truncation_side: str = "right"
     languages: Languages | None = None
+    pieces: PieceEncoder | None = None
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -54,7 +57,7 @@ class Tokenizer:
         config = tokenizer_config(folder)
         folder = transformer_folder(folder)
         model = text_part(read_object(folder / "config.json"))
-        core, texts = tokenizer_files.load(folder, config, model)
+        core, texts, pieces = tokenizer_files.load(folder, config, model)
         complete(core, model.get("architectures"))
         side = _truncation_side(folder, config, core)
         core.no_truncation()
@@ -62,10 +65,11 @@ class Tokenizer:
         if is_lower_case:
             _lower(core)
         eos_token_ids = _eos_token_ids(folder, model, core, texts)
-        languages = Languages.read(core, config, model, texts.get("eos_token", "</s>"))
-        if languages is not None:
+        own = None if pieces is None else pieces.ids
+        languages = Languages.read(core, config, model, texts.get("eos_token", "</s>"), own)
+        if languages is not None and pieces is None:
             languages.frame_texts(core)
-        return cls(core, config, texts, eos_token_ids, text_rule(core), side, languages)
+        return cls(core, config, texts, eos_token_ids, text_rule(core), side, languages, pieces)
 
     @property
     def vocab_size(self) -> int:
@@ -75,9 +79,21 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of one text."""
         text = text if self.text_rule is None else self.text_rule(text)
-        # encode_batch, even for one text: it releases the GIL, encode does not.
-        encoding = self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
-        return list(encoding.ids)
+        return list(self.encoding(text, add_special_tokens).ids)
+
+    def encoding(self, text: str, add_special_tokens: bool = True) -> Any:
+        """The tokens of a text, with ids, tokens, offsets and special_tokens_mask."""
+        if self.pieces is None:
+            # encode_batch, even for one text: it releases the GIL, encode does not.
+            return self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        if not add_special_tokens:
+            return self.pieces.encode(text)
+        languages = self.languages
+        source = None if languages is None else languages.source
+        ids = [] if languages is None or source is None else [languages.ids[source]]
+        return self.pieces.encode(
+            text, [str(self.core.id_to_token(i)) for i in ids], [self.pieces.end]
+        )
 
     def shares(
         self, text: str, add_special_tokens: bool = True
@@ -89,13 +105,19 @@ class Tokenizer:
         """
         if self.text_rule is not None:
             return None
-        encoding = self.core.encode_batch([text], add_special_tokens=add_special_tokens)[0]
+        encoding = self.encoding(text, add_special_tokens)
         return list(encoding.ids), _shares(text, encoding)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
         text = str(self.core.decode(list(ids), skip_special_tokens=skip_special_tokens))
-        return clean_up(text) if self.cleans_up else text
+        text = clean_up(text) if self.cleans_up else text
+        return text.rstrip() if self.trims else text
+
+    @property
+    def trims(self) -> bool:
+        """Whether a text loses the spaces at its end, as in transformers' tokenizers in Python."""
+        return self.pieces is not None
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

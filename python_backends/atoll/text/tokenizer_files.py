@@ -1,7 +1,8 @@
 """Which files of a folder become its tokenizer, and which tokens its other files add.
 
 tokenizer.json takes precedence, with the changes that keys of tokenizer_config.json make (see
-``overrides``). Without it, a sentencepiece model is read here, and the rest (vocab.json with
+``overrides``), but for families that transformers reads from other files (see
+``own_vocabularies``). Without it, a sentencepiece model is read here, and the rest (vocab.json with
 merges.txt, vocab.txt, ...) is left to transformers.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
 from atoll.errors import ConfigError
-from atoll.text import overrides, sentencepiece
+from atoll.text import overrides, own_vocabularies, sentencepiece
+from atoll.text.piece_encoder import PieceEncoder
 from atoll.text.sentencepiece import Converted
 from atoll.text.token_keys import FLAGS, SPECIAL_TOKENS, check_ids, check_named
 from atoll.weights.json_fields import Fields
@@ -29,8 +31,16 @@ _OTHERS = ("vocab.json", "merges.txt", "vocab.txt", "tiktoken.model")
 _TEKKEN = "tekken.json"
 
 
-def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> Converted:
-    """The Rust tokenizer of a folder, and the texts of its special tokens by name.
+class Loaded(NamedTuple):
+    """A tokenizer, the texts of its special tokens by name, and what encodes, if not it."""
+
+    core: Tokenizer
+    special_tokens: dict[str, str]
+    pieces: PieceEncoder | None
+
+
+def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> Loaded:
+    """The tokenizer of a folder.
 
     Args:
         config: tokenizer_config.json.
@@ -44,7 +54,11 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
     check_named(str(path), read_object(path))
     Fields(model).text("tokenizer_class", default="", nullable=True)
     file = folder / "tokenizer.json"
-    if file.exists():
+    own = own_vocabularies.load(folder, config, model)
+    pieces = None
+    if own is not None:
+        (found, pieces), is_ours = own, True
+    elif file.exists():
         try:
             core = Tokenizer.from_file(str(file))
         except Exception as error:
@@ -54,7 +68,7 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
         found, is_ours = _convert(folder, config, model)
     named = special_tokens(folder, config)
     special = found.special_tokens | {name: text for name, text in named.items() if text}
-    if file.exists():
+    if own is None and file.exists():
         special = overrides.default_names(found.core, config, model) | special
         overrides.apply(found.core, config, model, special)
     wrong = _declare(found.core, folder, config, special, model.get("vocab_size"))
@@ -62,7 +76,7 @@ def load(folder: Path, config: Mapping[str, Any], model: Mapping[str, Any]) -> C
         raise ConfigError(f"{folder}: added tokens have other ids than their files say: {wrong}")
     if wrong:
         logger.warning("%s: tokenizer.json has other ids than tokenizer_config: %s", folder, wrong)
-    return Converted(found.core, special)
+    return Loaded(found.core, special, pieces)
 
 
 def special_tokens(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:

@@ -19,7 +19,7 @@ from atoll.weights.modules import Module, read_modules, transformer_folder
 
 # Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
 _SMALL_FILES = (
-    "*.json", "*.jinja", "*.txt", "*.model", "artifact.metadata", "sparse_linear.pt",
+    "*.json", "*.jinja", "*.txt", "*.model", "*.spm", "artifact.metadata", "sparse_linear.pt",
     "colbert_linear.pt",
 )  # fmt: skip
 _TEMPLATES = ("additional_chat_templates/*.jinja", "chat_templates/*.jinja")

@@ -1,4 +1,4 @@
-"""Tiny BART, mBART and M2M100 (NLLB) checkpoints as they are published."""
+"""Tiny BART, mBART, M2M100 (NLLB) and Marian checkpoints as they are published."""
 
 import json
 from collections.abc import Sequence
@@ -11,12 +11,16 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from tiny.checkpoint import enliven
+from tiny.marian_files import write_marian_files
 from tiny.tokenizer import write_tokenizer
 
 VOCAB = 100
 # What every decoder starts with; of BART, what its answers begin with besides.
 START, FIRST = 2, 0
 LANGUAGES = ("eng_Latn", "fra_Latn")
+_TOKENIZERS = {
+    "m2m100": ("NllbTokenizer", LANGUAGES), "mbart": ("MBart50Tokenizer", ("en_XX", "fr_XX")),
+}  # fmt: skip
 # In fairseq's order: M2M100 of transformers does not count the padding token's positions.
 _SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")
 _SIZES: dict[str, Any] = {
@@ -42,20 +46,40 @@ CONFIGS: dict[str, dict[str, Any]] = {
         **_SIZES, "model_type": "m2m_100", "architectures": ["M2M100ForConditionalGeneration"],
         "activation_function": "relu", "scale_embedding": True,
     },
+    "marian": {
+        **_SIZES, **_OLD, "model_type": "marian", "architectures": ["MarianMTModel"],
+        "activation_function": "swish", "scale_embedding": True, "normalize_before": False,
+        "add_final_layer_norm": False, "normalize_embedding": False,
+        "static_position_embeddings": True, "share_encoder_decoder_embeddings": True,
+        "decoder_vocab_size": VOCAB,
+    },
+}  # fmt: skip
+# Marian whose source and target have words of their own.
+TWO_VOCABULARIES = {
+    **CONFIGS["marian"], "share_encoder_decoder_embeddings": False, "vocab_size": VOCAB + 20,
 }  # fmt: skip
 
 
-def write_bart(kind: str, folder: Path) -> Any:
-    """The transformers model, and its checkpoint with duplicates as old files have them."""
-    config = CONFIGS[kind]
+def write_bart(kind: str, folder: Path, **changes: Any) -> Any:
+    """The transformers model, and its checkpoint with duplicates as old files have them.
+
+    changes: of the config.
+    """
+    config = {**CONFIGS[kind], **changes}
     auto = hf.AutoConfig.for_model(**{k: v for k, v in config.items() if k != "architectures"})
     model = getattr(hf, config["architectures"][0])(auto).eval()
     enliven(model)
     generator = torch.Generator().manual_seed(3)
     if kind != "m2m100":
-        model.final_logits_bias.copy_(torch.randn(1, VOCAB, generator=generator) * 0.3)
+        bias = model.final_logits_bias
+        bias.copy_(torch.randn(bias.shape, generator=generator) * 0.3)
     tensors = {k: v.detach().clone() for k, v in model.state_dict().items()}
     del tensors["lm_head.weight"]
+    if kind == "marian":  # which transformers saves without them
+        for stack in (model.model.encoder, model.model.decoder):
+            positions = stack.embed_positions
+            positions.weight.data.copy_(positions.create_weight())
+        tensors = {k: v for k, v in tensors.items() if "embed_positions" not in k}
     if kind == "m2m100":  # whose sinusoids the first files have, and nothing reads
         tensors["model.encoder.embed_positions.weights"] = torch.zeros(66, 64)
     save_file(tensors, folder / "model.safetensors")
@@ -73,17 +97,34 @@ def scores(model: Any, inputs: Sequence[int], answer: Sequence[int]) -> torch.Te
     return out.float()
 
 
-def write_translator(folder: Path) -> Any:
-    """NLLB with a tokenizer of two languages; returns the transformers model."""
+def write_translator(folder: Path, kind: str = "m2m100") -> Any:
+    """NLLB or mBART-50 with a tokenizer of two languages; returns the transformers model."""
+    name, languages = _TOKENIZERS[kind]
     write_tokenizer(folder, _SPECIAL)
     path = folder / "tokenizer.json"
     core = Tokenizer.from_file(str(path))
-    core.add_special_tokens(list(LANGUAGES))
+    core.add_special_tokens(list(languages))
     core.save(str(path))
     path = folder / "tokenizer_config.json"
-    named = {**json.loads(path.read_text()), "tokenizer_class": "NllbTokenizer", "src_lang": None}
+    named = {**json.loads(path.read_text()), "tokenizer_class": name, "src_lang": None}
     path.write_text(json.dumps(named))
-    return write_bart("m2m100", folder)
+    return write_bart(kind, folder)
+
+
+def write_marian(folder: Path) -> tuple[Any, int]:
+    """Marian of several targets as published; returns the transformers model, and the id of the
+    padding token, with which its decoder starts and which no answer has."""
+    size, _ = write_marian_files(folder)
+    pad = size - 1
+    ids = {
+        "eos_token_id": 0, "forced_eos_token_id": 0, "pad_token_id": pad, "bos_token_id": 0,
+        "decoder_start_token_id": pad, "bad_words_ids": [[pad]], "max_length": 64, "num_beams": 4,
+    }  # fmt: skip
+    (folder / "generation_config.json").write_text(json.dumps(ids))
+    shape = {"vocab_size": size, "decoder_vocab_size": size}
+    model = write_bart("marian", folder, **shape, **{k: v for k, v in ids.items() if "_id" in k})
+    model.final_logits_bias[:, pad] = float("-inf")  # of the reference alone
+    return model, pad
 
 
 def write_summarizer(folder: Path) -> Any:

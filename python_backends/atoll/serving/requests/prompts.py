@@ -100,9 +100,15 @@ class PromptEncoder:
         else:
             self._check_length(prompt.name, text, options)
             ids = self._tokenizer.encode(text, add_special_tokens and source is None)
-        check_ids(prompt.name, ids, self._limits.vocab_size)
+        check_ids(prompt.name, ids, self._limits.input_vocab_size or self._limits.vocab_size)
         if source is not None:
-            ids = _framed(ids, source, self._languages("src_lang"), options.truncate)
+            languages = self._languages("src_lang")
+            if languages.source is None and ids[:1] and ids[0] in languages.ids.values():
+                raise ValidationError(
+                    f"tgt_lang is {options.tgt_lang!r}, and {prompt.name} begins with a language, "
+                    "too; expected one of them"
+                )
+            ids = _framed(ids, source, languages, options.truncate)
         elif options.truncate is not None:
             ids = ids[-options.truncate :]
         most = self._limits.max_input_tokens
@@ -134,23 +140,33 @@ class PromptEncoder:
                 name = "tgt_lang" if first is None else "forced_bos_token_id"
                 raise ValidationError(f"{name} is set, but this model is no encoder-decoder")
             return ()
-        if target is not None and self._languages("tgt_lang").starts:
+        if target is not None and self._languages("tgt_lang").source is None:
+            target = None  # the text begins with it
+        elif target is not None and self._languages("tgt_lang").starts:
             start, target = target, None
         given = target if first is None else first
         given = self._limits.forced_bos_token_id if given is None else given
         return (start,) if given is None else (start, given)
 
     def _source(self, prompt: Prompt, options: GenerateOptions, is_framed: bool) -> int | None:
-        """The token of the text's language; None: it is framed, or not, as any text is."""
-        languages, code = self._tokenizer.languages, options.src_lang
+        """The token of a language in the text; None: it is framed, or not, as any text is."""
+        languages, name, code = self._tokenizer.languages, "src_lang", options.src_lang
+        if languages is not None and languages.source is None:
+            if code is not None:
+                raise ValidationError(
+                    f"src_lang is {code!r}; to this model a text's language is not told, only that "
+                    "of the translation: tgt_lang"
+                )
+            name, code = "tgt_lang", options.tgt_lang
         if code is None:
-            return languages.ids[languages.source] if languages and is_framed else None
-        found = self._languages("src_lang").id_of("src_lang", code)
+            default = None if languages is None or not is_framed else languages.source
+            return languages.ids[default] if languages and default else None
+        found = self._languages(name).id_of(name, code)
         if prompt.input_ids is not None:
-            raise ValidationError(f"src_lang is {code!r}, which goes with text, not with input_ids")
+            raise ValidationError(f"{name} is {code!r}, which goes with text, not with input_ids")
         if not is_framed:
             raise ValidationError(
-                f"src_lang is {code!r} and add_special_tokens is false: the language's token is "
+                f"{name} is {code!r} and add_special_tokens is false: the language's token is "
                 "one of them"
             )
         return found

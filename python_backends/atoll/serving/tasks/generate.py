@@ -235,7 +235,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         for _ in range(options.best_of):
             detokenizer = Detokenizer(self.tokenizer, before, options.skip_special_tokens, kept)
             stops = StopStrings(options.stop, options.include_stop, options.sampling.min_new_tokens)
-            answer = AnswerText(detokenizer, stops, self.tokenizer.cleans_up)
+            answer = AnswerText(detokenizer, stops, self.tokenizer.cleans_up, self.tokenizer.trims)
             completions.append(Completion(request, answer))
         request.completions = completions
 

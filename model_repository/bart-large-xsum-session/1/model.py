@@ -1,0 +1,5 @@
+"""bart-large-xsum: one turn after another."""
+
+from atoll.serving import SessionModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]

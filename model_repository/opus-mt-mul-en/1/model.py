@@ -1,0 +1,5 @@
+"""opus-mt-mul-en: prompt to text."""
+
+from atoll.serving import GenerateModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
