@@ -16,6 +16,7 @@ from schemas import closed
 from scripted import CODE, gateway
 
 from atoll_client.gateway.core.route import Route
+from atoll_client.gateway.core.web import LINES
 from atoll_client.gateway.routes import ROUTES
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -24,12 +25,19 @@ MODELS: dict[str, dict[str, Any]] = {
     "order": {"task": "rerank", "revision": "abc"},
     "labels": {"task": "classify", "labels": ["good", "bad"], "max_batch_tokens": 16384},
     "places": {"task": "token_classify", "labels": ["O", "PER"]},
-    "words": {"task": "generate", "max_total_tokens": 64, "adapters": ["poet"], "max_best_of": 2},
+    "words": {
+        "task": "generate",
+        "max_total_tokens": 64,
+        "adapters": ["poet"],
+        "max_best_of": 2,
+        "has_chat_template": True,
+    },
 }
 TOKEN = {"id": 7, "text": "a", "special": False, "start": 0, "stop": 1}
 SPECIAL = {"id": 1, "text": "[CLS]", "special": True, "start": None, "stop": None}
 TOLD = {
     "tokenize": [[SPECIAL, TOKEN]], "decode": ["a"], "chat": {"text": "a", "tokens": [TOKEN]},
+    "chat_template": "a",
 }  # fmt: skip
 LOGPROBS = json.dumps(
     [{
@@ -61,6 +69,18 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {**CHAT, "max_tokens": 9, "stream": True}, {**MESSAGES, "stream": True}, MESSAGES,
     ],
     "/v1/messages/count_tokens": [{**CHAT, "tools": MESSAGES["tools"], "system": "b"}],
+    "/api/chat": [
+        {**CHAT, "stream": False, "logprobs": True, "top_logprobs": 1}, {"model": "words:latest"},
+        {**CHAT, "tools": [TOOL]}, {**CHAT, "tools": [TOOL], "stream": False},
+        {**CHAT, "logprobs": True},
+    ],
+    "/api/generate": [
+        {"prompt": "a", "stream": False, "system": "b"}, {"prompt": "a", "raw": True},
+        {"keep_alive": 0},
+    ],
+    "/api/embed": [{"input": ["a", "b"], "model": "vectors:latest"}, {"input": []}],
+    "/api/embeddings": [{"prompt": ""}],
+    "/api/show": [{"model": name} for name in (*MODELS, "words:latest", "poet")],
     "/v1/completions": [
         {"prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": 1}, {"prompt": "a", **STREAM},
         {"prompt": "a", "stream": True, "logprobs": 1},
@@ -153,6 +173,9 @@ async def _check(http: httpx.AsyncClient, route: Route, path: str, body: Any) ->
     validator = Draft202012Validator(schema)
     if kind == "application/json":
         validator.validate(answer.json())
+    if kind == LINES:
+        for line in answer.text.splitlines():
+            validator.validate(json.loads(line))
     if kind == "text/event-stream":
         lines = answer.text.splitlines()
         events = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
@@ -181,9 +204,11 @@ def test_answers_are_as_described(route: Route) -> None:
                     answer = await _check(http, route, path, body)
                     assert answer.status_code == 200, (body, answer.text)
                 if route.kinds:
-                    answer = await _check(http, route, path, {"inputs": {}, "messages": 5})
+                    answer = await _check(
+                        http, route, path, {"inputs": {}, "messages": 5, "model": 5}
+                    )
                     assert answer.status_code >= 400, answer.text
-            if "text/event-stream" in route.answers:
+            if {"text/event-stream", LINES} & route.answers.keys():
                 triton.generate = _breaks
                 for path in _paths(route):
                     body = {**route.example, "stream": True, "model": "words"}

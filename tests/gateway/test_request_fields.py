@@ -15,6 +15,7 @@ import pytest
 from anthropic.types import ToolParam, message_count_tokens_params, message_create_params
 from anthropic.types.beta import message_create_params as beta_params
 from huggingface_hub.inference._generated.types import ChatCompletionInput, TextGenerationInput
+from ollama import _types as ollama_types
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
 from pydantic import BaseModel
@@ -25,6 +26,15 @@ from atoll_client.gateway.core.fields import table, unknown
 from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.schemas import read
 from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.ollama.schemas import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    OllamaGenerateBody,
+    OllamaMessage,
+    OllamaOptions,
+    OllamaShowBody,
+)
 from atoll_client.gateway.openai.chat import ChatBody
 from atoll_client.gateway.openai.completions import CompletionsBody
 from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
@@ -83,6 +93,21 @@ def test_no_field_of_the_openai_package_is_forgotten(params: Any, body: type[Bas
 def test_no_field_of_the_anthropic_package_is_forgotten(params: Any, body: type[BaseModel]) -> None:
     asked = set(typing.get_type_hints(params)) - {"betas"}  # a header
     assert asked - {row.name for row in table(body)} == set()
+
+
+@pytest.mark.parametrize(
+    ("asked", "body"),
+    [
+        (ollama_types.ChatRequest, OllamaChatBody),
+        (ollama_types.GenerateRequest, OllamaGenerateBody),
+        (ollama_types.EmbedRequest, OllamaEmbedBody),
+        (ollama_types.EmbeddingsRequest, OllamaEmbeddingsBody),
+        (ollama_types.ShowRequest, OllamaShowBody), (ollama_types.Options, OllamaOptions),
+        (ollama_types.Message, OllamaMessage),
+    ],
+)  # fmt: skip
+def test_no_field_of_the_ollama_package_is_forgotten(asked: Any, body: type[BaseModel]) -> None:
+    assert set(asked.model_fields) - {row.name for row in table(body)} == set()
 
 
 def _attributes(kind: Any, prefix: str = "") -> Iterator[str]:

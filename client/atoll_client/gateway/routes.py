@@ -8,6 +8,9 @@ from atoll_client.gateway.anthropic import routes as anthropic
 from atoll_client.gateway.cohere import embed as cohere
 from atoll_client.gateway.core.route import Handler, Route
 from atoll_client.gateway.kserve import routes as kserve
+from atoll_client.gateway.ollama import embed as ollama_embed
+from atoll_client.gateway.ollama import models as ollama_models
+from atoll_client.gateway.ollama import routes as ollama
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
 from atoll_client.gateway.openai import embeddings as openai_embeddings
@@ -56,6 +59,30 @@ ROUTES: tuple[Route, ...] = (
           example={**_CHAT, "max_tokens": 20}),
     Route("POST", "/v1/messages/count_tokens", anthropic.count_tokens, "anthropic",
           "Tokens of a chat", example=_CHAT),
+    # Ollama
+    Route("POST", "/api/chat", ollama.chat, "ollama", "Chat",
+          example={**_CHAT, "options": {"num_predict": 20}}),
+    Route("POST", "/api/generate", ollama.generate, "ollama", "Answer a prompt",
+          example={"prompt": _TEXT, "options": {"num_predict": 20}}),
+    Route("POST", "/api/embed", ollama_embed.embed, "ollama", "Vectors of texts",
+          example={"input": _TEXT}),
+    Route("POST", "/api/embeddings", ollama_embed.embeddings, "ollama", "The vector of a text",
+          example={"prompt": _TEXT}),
+    Route("POST", "/api/show", ollama_models.show, "ollama", "What a model is", uncounted=True,
+          example={"verbose": False}),
+    Route("GET", "/api/tags", ollama_models.tags, "ollama", "Models and adapters",
+          uncounted=True),
+    Route("GET", "/api/ps", ollama_models.processes, "ollama", "Models in memory: all",
+          uncounted=True),
+    Route("GET", "/api/version", ollama_models.version, "ollama", "The interface's version",
+          public=True),
+    *(
+        Route(method, f"/api/{path}", ollama_models.unavailable, "ollama", "Not offered")
+        for method, path in (
+            ("POST", "create"), ("POST", "copy"), ("DELETE", "delete"), ("POST", "pull"),
+            ("POST", "push"), ("POST", "blobs/{digest}"),
+        )
+    ),
     # Text Embeddings Inference
     Route("POST", "/embed", tei.embed, "tei", "Vectors of texts", example={"inputs": _TEXT}),
     Route("POST", "/embed_all", tei.embed_all, "tei", "Vectors of every token",

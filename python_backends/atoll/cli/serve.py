@@ -59,7 +59,7 @@ def serve(
     port: Annotated[
         int,
         typer.Option(
-            help="The gateway: OpenAI, TEI, TGI and KServe interfaces; 0: none.",
+            help="The gateway: OpenAI, Anthropic, Ollama, TEI, TGI, KServe; 0: none.",
             envvar=variables("port"), min=0, max=MAX_PORT,
         ),
     ] = 8080,

@@ -8,6 +8,7 @@ use them instead of reading the checkpoint.
     tokenize  inputs, add_special_tokens -> per input [{id, text, special, start, stop}]
     decode    ids, skip_special_tokens   -> texts
     chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
+    chat_template                        -> the template's text; "": the model has none
     forget    session_id                 -> null: a generator ends and frees a conversation
     cancel    request_id                 -> true if a request with this id is being answered: it
                                             ends with an error. Safer than cancelling the gRPC call,
@@ -110,6 +111,7 @@ class ModelOps:
             "tokenize": self._tokenize,
             "decode": self._decode,
             "chat": self._render,
+            "chat_template": lambda question: "" if chat is None else chat.text,
             "cancel": lambda question: cancel(str(question.get("request_id") or "")),
         }
         if forget is not None:

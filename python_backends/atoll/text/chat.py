@@ -33,7 +33,7 @@ _OLD_FILE = "chat_template.json"
 class ChatTemplate:
     """A compiled template. Of named variants, "default" and "tool_use" are used.
 
-    variables: those that requests may set.
+    variables: those that requests may set. text: of the variant without tools.
     """
 
     def __init__(self, variants: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
@@ -55,6 +55,7 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._own = environment.globals.keys() | special_tokens.keys()
         self.variants = dict(variants)
+        self.text = variants.get("default") or next(iter(variants.values()))
         self.variables = frozenset[str]().union(*self._variables.values()) - RESERVED - self._own
 
     @classmethod

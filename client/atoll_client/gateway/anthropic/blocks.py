@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from pydantic_core import from_json
-
 from atoll_client.gateway.anthropic.answers import (
     BlockEvent,
     ContentBlock,
@@ -18,6 +16,7 @@ from atoll_client.gateway.anthropic.answers import (
     Stop,
     StopReason,
 )
+from atoll_client.gateway.chat_formats.arguments import complete
 from atoll_client.gateway.chat_formats.events import Argued, Called, Ended, Event, Reasoned, Said
 from atoll_client.types import Chunk
 
@@ -92,7 +91,7 @@ def whole(events: Iterable[BlockEvent]) -> list[ContentBlock]:
                 name = delta["type"].removesuffix("_delta")
                 found[-1][name] += delta[name]
         elif written:
-            found[-1]["input"] = from_json(written, allow_partial=True)
+            found[-1]["input"] = complete(written)
     return found
 
 

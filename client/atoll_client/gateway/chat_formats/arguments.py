@@ -8,6 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic_core import from_json
+
 _UNIONS = ("anyOf", "oneOf", "allOf")
 # Python's types of JSON values, by the names of schemas.
 _TYPES: Mapping[str, tuple[type, ...]] = {
@@ -18,6 +20,11 @@ _MAX_DEPTH = 8
 _HALVES = re.compile(r"[\ud800-\udfff]")
 # JSON's words, which models write in Python's literals.
 _CONSTANTS = {"true": True, "false": False, "null": None}
+
+
+def complete(text: str) -> Any:
+    """A call's arguments; of those that were cut off, what is complete."""
+    return from_json(text, allow_partial=True) if text else {}
 
 
 class Arguments:

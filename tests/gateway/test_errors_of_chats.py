@@ -1,4 +1,4 @@
-"""Errors of Anthropic's routes: its statuses and types, in whole answers and in streams."""
+"""Errors of Anthropic's and Ollama's routes, in whole answers and in streams."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from scripted import CHAT, CODE, EMBED, post, refuse_stream, run
 
 PATH = "/v1/messages"
 BODY: dict[str, Any] = {**CHAT[1], "max_tokens": 5}
-REFUSALS: list[tuple[Any, str, int, str]] = [
-    (CODE.INVALID_ARGUMENT, "bad", 400, "invalid_request_error"),
-    (CODE.UNIMPLEMENTED, "cannot", 400, "invalid_request_error"),
-    (CODE.NOT_FOUND, "unknown model 'words'", 404, "not_found_error"),
-    (CODE.INTERNAL, "the step failed", 500, "api_error"),
-    (CODE.UNAVAILABLE, "64 requests are held", 529, "overloaded_error"),
-    (CODE.UNAVAILABLE, "loading", 503, "api_error"),
-    (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "timeout_error"),
+# Anthropic's status and type, Ollama's status.
+REFUSALS: list[tuple[Any, str, int, str, int]] = [
+    (CODE.INVALID_ARGUMENT, "bad", 400, "invalid_request_error", 400),
+    (CODE.UNIMPLEMENTED, "cannot", 400, "invalid_request_error", 400),
+    (CODE.NOT_FOUND, "unknown model 'words'", 404, "not_found_error", 404),
+    (CODE.INTERNAL, "the step failed", 500, "api_error", 500),
+    (CODE.UNAVAILABLE, "64 requests are held", 529, "overloaded_error", 503),
+    (CODE.UNAVAILABLE, "loading", 503, "api_error", 503),
+    (CODE.DEADLINE_EXCEEDED, "Deadline Exceeded", 504, "timeout_error", 504),
 ]
 
 
 def test_every_refusal() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
-        for code, text, status, kind in REFUSALS:
+        for code, text, status, kind, ollama in REFUSALS:
             triton.generate = refuse_stream(code, text)
             for stream in (False, True):
                 answer = await http.post(PATH, json={**BODY, "stream": stream})
@@ -34,6 +35,9 @@ def test_every_refusal() -> None:
                 assert found["type"] == "error" and text in found["error"]["message"]
                 assert found["request_id"] == answer.headers["request-id"]
                 assert ("retry-after" in answer.headers) == (status in (503, 529))
+                answer = await http.post("/api/chat", json={**CHAT[1], "stream": stream})
+                assert (answer.status_code, list(answer.json())) == (ollama, ["error"])
+                assert text in answer.json()["error"]
 
     run(scenario)
 
@@ -49,6 +53,15 @@ def test_refusals_of_the_gateway() -> None:
         ):
             answer = await http.request(method, path, json=body)
             assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind), path
+        for method, path, body, status in (
+            ("POST", "/api/chat", {"model": "x"}, 404),
+            ("GET", "/api/nothing", None, 404),
+            ("POST", "/api/generate", {"prompt": "a" * 3000}, 413),
+            ("GET", "/api/chat", None, 405),
+            ("POST", "/api/blobs/sha256:1", None, 501),
+        ):
+            answer = await http.request(method, path, json=body)
+            assert (answer.status_code, list(answer.json())) == (status, ["error"]), path
 
     run(scenario, payload_limit=2000)
 
@@ -68,7 +81,7 @@ def test_a_key_in_either_header() -> None:
     run(scenario, api_key="k")
 
 
-def test_a_stream_that_fails_ends_with_an_event() -> None:
+def test_a_stream_that_fails_ends_with_the_error() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         async def fail(message: Any) -> AsyncIterator[Any]:
             yield chunk("one")
@@ -84,5 +97,7 @@ def test_a_stream_that_fails_ends_with_an_event() -> None:
             "message_start", "content_block_start", "content_block_delta", "error",
         ]  # fmt: skip
         assert data[-1]["error"]["type"] == "overloaded_error"
+        lines = (await post(http, ("/api/chat", CHAT[1]))).text.splitlines()
+        assert [list(json.loads(line))[-1] for line in lines] == ["done", "error"]
 
     run(scenario)

@@ -1,0 +1,1 @@
+"""Ollama's interface, on the chats of ``chat_formats``."""
