@@ -247,13 +247,12 @@ class EngineCore:
             sequence.matcher.advance(token.id)
         sequence.request.sink.on_token(token)
         reason = options.ends_with(token.id)
-        if reason is not None:
+        is_full = sequence.num_output_tokens >= options.max_new_tokens
+        if reason is not None and not (is_full and token.id == options.forced_eos_token_id):
             return reason
         if sequence.matcher is not None and sequence.matcher.is_done:
             return FinishReason.EOS
-        if sequence.num_output_tokens >= options.max_new_tokens:
-            return FinishReason.LENGTH
-        return None
+        return FinishReason.LENGTH if is_full else None
 
     def _fail(self, sequence: RequestState, error: Exception) -> None:
         try:

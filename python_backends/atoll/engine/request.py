@@ -47,7 +47,9 @@ class SamplingOptions:
     Without ``do_sample``, decoding is greedy and temperature to typical_p are ignored.
     frequency_penalty, presence_penalty: OpenAI's, over the generated tokens.
     top_logprobs, prompt_top_logprobs: number of alternatives reported with each token of the answer
-    and of the prompt. num_beams: 1: no beam search; see ``engine.beam_search``.
+    and of the prompt. num_beams: 1: no beam search; see ``engine.beam_search``. bad_words: two or
+    more tokens, of which the last never follows the others. begin_suppress_tokens: what no answer
+    begins with.
     """
 
     max_new_tokens: int
@@ -76,6 +78,8 @@ class SamplingOptions:
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = False
     forced_eos_token_id: int | None = None
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
 
     @property
     def ending_token_ids(self) -> frozenset[int]:
@@ -100,6 +104,7 @@ class SamplingOptions:
             self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty
             or self.no_repeat_ngram_size or self.logit_bias or self.watermark
             or self.min_new_tokens or self.forced_eos_token_id is not None
+            or self.bad_words or self.begin_suppress_tokens
         )  # fmt: skip
 
 

@@ -118,11 +118,12 @@ class SamplingRows:
         return found.token_ids[kept], amounts
 
     def _banned(self, state: RequestState) -> list[int]:
-        """Tokens that would repeat an n-gram, and ending tokens that come too early.
+        """Tokens that would repeat an n-gram or end a bad word, those that no answer begins with,
+        and ending tokens that come too early.
 
-        A grammar takes precedence over the latter: see ``SamplingInput.late_ends``.
+        A grammar takes precedence over the last: see ``SamplingInput.late_ends``.
         """
-        size, banned = state.request.options.no_repeat_ngram_size, list[int]()
+        size, banned = state.request.options.no_repeat_ngram_size, _unwanted(state)
         if size:
             if state not in self._ngrams:
                 self._ngrams[state] = RepeatedNgrams(size)
@@ -166,7 +167,10 @@ def _batch(states: list[RequestState], counts: list[int]) -> _Batch:
         list(states), counts, given, owners, np.array(offsets, np.int64),
         repeating=using(lambda o: o.repetition_penalty != 1.0),
         penalized=using(lambda o: o.frequency_penalty or o.presence_penalty),
-        banning=using(lambda o: o.no_repeat_ngram_size or o.min_new_tokens),
+        banning=using(
+            lambda o: o.no_repeat_ngram_size or o.min_new_tokens or o.bad_words
+            or o.begin_suppress_tokens
+        ),
         constrained=constrained,
         forcing=using(lambda o: o.forced_eos_token_id is not None),
     )  # fmt: skip
@@ -188,6 +192,13 @@ def _bias(options: Sequence[SamplingOptions]) -> RowAmounts | None:
         return None
     rows, tokens, amounts = zip(*found, strict=True)
     return RowAmounts(np.array(rows), np.array(tokens), np.array(amounts, np.float32))
+
+
+def _unwanted(state: RequestState) -> list[int]:
+    """The ends of bad words that the text has the rest of, and what no answer begins with."""
+    options, ids = state.request.options, state.token_ids
+    found = [word[-1] for word in options.bad_words if tuple(ids[1 - len(word) :]) == word[:-1]]
+    return found if state.num_output_tokens else [*found, *options.begin_suppress_tokens]
 
 
 def _too_early(state: RequestState) -> list[int]:
