@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -72,12 +72,9 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
         if not route.public:
             operation["security"] = [{"bearer": []}, {}]
             operation["responses"] |= _errors(route, schemas)
-        names = re.findall(r"{(\w+)}", route.path)
-        if names:
-            operation["parameters"] = [
-                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-                for name in names
-            ]
+        parameters = [*_path_parameters(route), *_query_parameters(route)]
+        if parameters:
+            operation["parameters"] = parameters
         if route.kinds:
             operation["requestBody"] = _body(route, schemas)
         paths.setdefault(route.path, {})[route.method.lower()] = operation
@@ -90,6 +87,17 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
             "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
+    for name in re.findall(r"{(\w+)}", route.path):
+        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
+    properties = {} if route.query is None else route.query.model_json_schema()["properties"]
+    for name, schema in properties.items():
+        yield {"name": name, "in": "query", "required": False, "schema": schema}
 
 
 def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from atoll_client.gateway.ollama import routes as ollama
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
 from atoll_client.gateway.openai import embeddings as openai_embeddings
+from atoll_client.gateway.responses import queries
+from atoll_client.gateway.responses import routes as responses
 from atoll_client.gateway.tei import rerankers, token_classifiers
 from atoll_client.gateway.tei import routes as tei
 from atoll_client.gateway.tgi import routes as tgi
@@ -36,6 +38,16 @@ ROUTES: tuple[Route, ...] = (
           pattern="/v1/models/{model:path}"),
     Route("POST", "/v1/chat/completions", openai_chat.chat, "openai", "Chat",
           example={**_CHAT, "max_tokens": 20}),
+    Route("POST", "/v1/responses", responses.create, "openai", "A response (Responses API)",
+          example={"input": _TEXT, "max_output_tokens": 20}),
+    Route("GET", "/v1/responses/{response_id}", responses.retrieve, "openai", "A stored response",
+          query=queries.StoredQuery),
+    Route("DELETE", "/v1/responses/{response_id}", responses.delete, "openai",
+          "Delete a stored response"),
+    Route("GET", "/v1/responses/{response_id}/input_items", responses.input_items, "openai",
+          "What a stored response answers", query=queries.PageQuery),
+    Route("POST", "/v1/responses/{response_id}/cancel", responses.cancel, "openai",
+          "Refused: only responses in the background can be cancelled"),
     Route("POST", "/v1/completions", openai_completions.completions, "openai", "Continue a text",
           example={"prompt": _TEXT, "max_tokens": 20}),
     *(

@@ -19,7 +19,7 @@ class Answer:
         num_earlier_calls: those of the conversation, by which some formats number the ids of calls.
 
     Attributes:
-        reasoning_end: the characters of the answer up to the end of its reasoning.
+        reasoning_end: where its reasoning, with its tags, ends in the text of the answer.
     """
 
     def __init__(self, form: Format, num_earlier_calls: int = 0) -> None:
@@ -37,24 +37,28 @@ class Answer:
         self._num_fed += len(chunk.text)
         found: list[Event | Ended] = []
         for event in self._reader.feed(chunk.text):
-            self._add(self._reader, event, found)
+            self._add(event, found)
         if chunk.finish_reason:
             for event in self._reader.finish():
-                self._add(self._reader, event, found)
+                self._add(event, found)
             has_called = self._num_calls > 0
             if self._blank and not has_called:
                 found.append(Said(self._blank))
             is_call = has_called and chunk.finish_reason == "stop"
             found.append(Ended("tool_calls" if is_call else chunk.finish_reason))
+        num_behind = self._reader.behind_reasoning()
+        if num_behind is not None:
+            self.reasoning_end = self._num_fed - num_behind
         return found
 
-    def _add(self, reader: AnswerReader, event: Event, found: list[Event | Ended]) -> None:
+    def _add(self, event: Event, found: list[Event | Ended]) -> None:
         if isinstance(event, Said):
             text = event.text if self._form.calls is None else self._said(event.text)
             if text:
                 found.append(Said(text))
         elif isinstance(event, Reasoned):
-            self.reasoning_end = self._num_fed - reader.num_unread
+            # Up to here, unless there is an end that says otherwise.
+            self.reasoning_end = self._num_fed
             text = self._blank_reason + event.text
             kept = text.rstrip()
             self._blank_reason = text[len(kept) :]

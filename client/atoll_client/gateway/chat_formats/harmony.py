@@ -83,6 +83,8 @@ class _Messages:
         word = ""
         if state:
             word = yield from self._text(Said if state == "closed" else self._thought)
+            if state == "open":
+                self._source.mark()
         while word or (yield from self._source.peek()):
             word = yield from self._message(word)
 
@@ -112,7 +114,9 @@ class _Messages:
         if kind in ("final", "commentary", ""):
             return (yield from self._text(Said))
         if kind == "analysis":
-            return (yield from self._text(self._thought))
+            end = yield from self._text(self._thought)
+            self._source.mark()
+            return end
         return (yield from self._as_written(header))
 
     def _call(self, header: str, recipient: str) -> Reading[str]:

@@ -124,10 +124,10 @@ class AnswerReader:
         self._source.is_whole = True
         yield from self._available()
 
-    @property
-    def num_unread(self) -> int:
-        """Characters at the end of what was fed whose meaning depends on what follows."""
-        return len(self._source.rest)
+    def behind_reasoning(self) -> int | None:
+        """Characters behind the reasoning, if it has ended within the last piece."""
+        found, self._source.num_behind = self._source.num_behind, None
+        return found
 
     def _available(self) -> Iterator[Event]:
         for event in self._reading:

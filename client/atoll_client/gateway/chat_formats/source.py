@@ -24,11 +24,13 @@ _IN_TEXT = re.compile(r'\\.|"', re.DOTALL)
 class Source:
     """Text that is read once, except after ``keep``: then it can be read again.
 
-    is_whole: whether there is no more text than there is.
+    is_whole: whether there is no more text than there is. num_behind: characters behind the last
+    ``mark``, which a reader resets.
     """
 
     def __init__(self) -> None:
         self._text, self._at = "", 0
+        self.num_behind: int | None = None
         self._kept: int | None = None
         self.is_whole = False
 
@@ -51,6 +53,10 @@ class Source:
     def commit(self) -> None:
         """Text is no longer kept."""
         self._kept = None
+
+    def mark(self) -> None:
+        """The reasoning ends here."""
+        self.num_behind = len(self._text) - self._at
 
     @property
     def rest(self) -> str:

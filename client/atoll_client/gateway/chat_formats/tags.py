@@ -50,6 +50,7 @@ class Tags(Reasoning):
         if is_inside or has_opening:
             yield from source.blank()
             yield from source.pieces(Reasoned, self.closing)
+            source.mark()
             yield from source.blank()
 
     def _opened(self, source: Source) -> Reading[bool]:

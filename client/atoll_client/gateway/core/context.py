@@ -17,6 +17,7 @@ from atoll_client.gateway.core.settings import GatewaySettings, listed
 from atoll_client.gateway.core.tracing import Tracer
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.upstream import Upstream
+from atoll_client.gateway.responses.store import Store
 from atoll_client.types import ModelInfo
 
 
@@ -25,7 +26,7 @@ class Context:
     """What a handler needs besides its request.
 
     routes: all routes, for OpenAPI. pool: the servers, for Atoll's models. upstream: the servers,
-    for models of any kind.
+    for models of any kind. stored: what /v1/responses stores.
     """
 
     settings: GatewaySettings
@@ -39,6 +40,7 @@ class Context:
     metrics: Metrics
     tracer: Tracer
     request_log: RequestLog
+    stored: Store
 
     @classmethod
     def of(cls, settings: GatewaySettings, routes: tuple[Route, ...]) -> Context:
@@ -57,6 +59,9 @@ class Context:
             Metrics(listed(settings.metrics_url)),
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),
             RequestLog(settings.log_requests),
+            Store(
+                settings.max_stored_responses, settings.max_stored_bytes, settings.stored_response_s
+            ),
         )
 
     def find(self, request: Request, named: str | None, kinds: Sequence[str]) -> ModelInfo:

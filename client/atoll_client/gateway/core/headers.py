@@ -7,6 +7,7 @@ invalid ``traceparent`` is ignored, as W3C demands.
 from __future__ import annotations
 
 import base64
+import hashlib
 import hmac
 import re
 import secrets
@@ -86,15 +87,23 @@ class Keys:
         Raises:
             Unauthorized: the key is missing or wrong.
         """
-        if not self._keys:
-            return
+        if self._keys and self._presented(headers) is None:
+            raise Unauthorized("the API key is missing or wrong")
+
+    def owner(self, headers: Headers) -> str:
+        """Tells apart what the holders of different keys have stored; "" if no key is needed."""
+        key = self._presented(headers) if self._keys else None
+        return "" if key is None else hashlib.sha256(key).hexdigest()
+
+    def _presented(self, headers: Headers) -> bytes | None:
+        """The key that a request has; None: none of ours."""
         authorization = joined(headers, "authorization")
         scheme = _BEARER.match(authorization)
         text = authorization[scheme.end() :] if scheme else _password(authorization)
         given = (text, joined(headers, "x-api-key"))
         forms = [form for one in given for form in (one.encode("latin-1", "replace"), one.encode())]
-        if not any(hmac.compare_digest(form, key) for form in forms for key in self._keys):
-            raise Unauthorized("the API key is missing or wrong")
+        pairs = ((form, key) for form in forms for key in self._keys)
+        return next((key for form, key in pairs if hmac.compare_digest(form, key)), None)
 
 
 def _password(authorization: str) -> str:

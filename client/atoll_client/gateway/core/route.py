@@ -61,6 +61,7 @@ class Route:
         takes_tensors: the body may hold binary tensors, for which there is a separate limit.
         bodies: models that describe a body which the handler reads by itself.
         handlers: those that ``handler`` passes requests on to; they declare body and responses.
+        query: model of the parameters behind the path.
         pattern: ``path`` in Starlette's syntax, if its parameters need convertors.
     """
 
@@ -75,6 +76,7 @@ class Route:
     takes_tensors: bool = False
     bodies: tuple[type[BaseModel], ...] = ()
     handlers: tuple[Handler, ...] = ()
+    query: type[BaseModel] | None = None
     pattern: str = ""
 
     @property

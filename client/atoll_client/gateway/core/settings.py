@@ -59,6 +59,11 @@ class GatewaySettings:
     request_timeout_s: float = _setting(
         600.0, "seconds after which an answer is given up", _SHORTEST_S
     )
+    max_stored_responses: int = _setting(
+        4096, "responses of /v1/responses that are stored in memory; 0: none"
+    )
+    max_stored_bytes: int = _setting(256_000_000, "bytes of all stored responses", 1)
+    stored_response_s: float = _setting(86_400.0, "seconds that a response is stored", _SHORTEST_S)
     health_interval_s: float = _setting(2.0, "seconds between looks at the servers", _SHORTEST_S)
     shutdown_grace_s: float = _setting(10.0, "seconds that requests get to end when stopping")
     log_requests: str = _setting("", "text or json: a line for each request on standard error")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core.rewording import Reworded
-from atoll_client.gateway.openai.schemas import SamplingFields
 from atoll_client.types import ModelInfo
 
 _TOO_LONG = re.compile(r"has (\d+) tokens(?: and max_tokens is (\d+))?")
@@ -15,8 +18,6 @@ _VARIABLE = re.compile(r"^chat_template_kwargs\.(documents|reasoning_effort)\b")
 # The models' names of the prompt.
 _INPUT = re.compile(r"^(text_input|input_ids)\b")
 _CONSTRAINT = re.compile(r"the (?:json_schema|json_object|regex|grammar) is not valid")
-# Fields by the models' names for them.
-_FIELDS = {"truncate": "truncate_prompt_tokens"}
 _CONSTRAINTS = (
     "response_format", "structured_outputs", "guided_json", "guided_regex", "guided_grammar",
     "guided_choice", "tools",
@@ -26,10 +27,12 @@ _CONSTRAINTS = (
 class OpenAIMessages(Reworded):
     """``with``: a model's errors get a ``param`` and a ``code``, and OpenAI's "too long".
 
-    prompt: the field that holds the prompt.
+    prompt: the field that holds the prompt. names: fields by the models' names for them.
     """
 
-    def __init__(self, model: ModelInfo, body: SamplingFields, prompt: str) -> None:
+    names: ClassVar[Mapping[str, str]] = {"truncate": "truncate_prompt_tokens"}
+
+    def __init__(self, model: ModelInfo, body: BaseModel, prompt: str) -> None:
         self._model, self._body, self._prompt = model, body, prompt
 
     def words(self, error: ValidationError) -> ValidationError:
@@ -57,11 +60,15 @@ class OpenAIMessages(Reworded):
         return ValidationError(message, param=self._prompt, code="context_length_exceeded")
 
     def _param(self, message: str) -> str | None:
-        fields = type(self._body).model_fields
         if _CONSTRAINT.match(message):
-            return next((n for n in _CONSTRAINTS if getattr(self._body, n, None)), None)
+            return self.constraint()
         found = _NAMED.match(message)
         if found is None:
             return None
-        name = _FIELDS.get(found[1], found[1])
-        return name + found[2] if name in fields else None
+        name = self.names.get(found[1], found[1])
+        is_known = name.partition(".")[0] in type(self._body).model_fields
+        return name + found[2] if is_known else None
+
+    def constraint(self) -> str | None:
+        """The field with the constraint that cannot be compiled."""
+        return next((n for n in _CONSTRAINTS if getattr(self._body, n, None)), None)

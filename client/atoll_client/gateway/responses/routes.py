@@ -1,0 +1,161 @@
+"""POST /v1/responses, streamed or whole, and the routes of stored responses."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from atoll_client.errors import AtollError, NotFound, ValidationError
+from atoll_client.gateway.chat_formats.answer import Answer
+from atoll_client.gateway.chat_formats.chat import answered
+from atoll_client.gateway.chat_formats.events import Ended, Event
+from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.sse import Events
+from atoll_client.gateway.core.web import Reply, Request, reply
+from atoll_client.gateway.responses.answers import DeletedResponse, ItemList, Response
+from atoll_client.gateway.responses.asked import Asked, new_response, read_request, wanted_summary
+from atoll_client.gateway.responses.errors import ResponseMessages
+from atoll_client.gateway.responses.events import StreamEvent
+from atoll_client.gateway.responses.queries import PageQuery, StoredQuery, read_query
+from atoll_client.gateway.responses.schemas import ENCRYPTED, LOGPROBS, ResponseBody
+from atoll_client.gateway.responses.store import Stored
+from atoll_client.gateway.responses.truncation import shortened
+from atoll_client.gateway.responses.writer import Writer
+from atoll_client.types import Chunk
+
+
+async def create(
+    request: Request, context: Context, body: ResponseBody
+) -> Reply[Response] | Events[StreamEvent]:
+    """A response to an input, and to the conversation that it goes on with."""
+    request.labels["kind"] = "tgi"
+    model = context.find(request, body.model, ("generate",))
+    asked = read_request(request, context, model, body)
+    answer = asked.chat.answer()
+    include = body.include or ()
+    writer = Writer(
+        new_response(asked),
+        answer,
+        custom_tools=[tool.name for tool in body.tools or () if tool.type == "custom"],
+        num_logprobs=(body.top_logprobs or 0) if LOGPROBS in include else None,
+        has_summary=wanted_summary(body) is not None,
+        is_encoded=ENCRYPTED in include,
+    )
+    events = _events(request, context, asked, answer, writer)
+    if body.stream:
+        return Events(events, lambda error: _failed(context, asked, writer, error), is_named=True)
+    async with contextlib.aclosing(events):
+        async for _ in events:
+            pass
+    return reply(writer.response)
+
+
+async def _events(
+    request: Request, context: Context, asked: Asked, answer: Answer, writer: Writer
+) -> AsyncGenerator[StreamEvent, None]:
+    """The events of a response, which is stored before its last event."""
+    is_stream = asked.body.stream
+    chunks = _chunks(request, context, asked, answer)
+    try:
+        with ResponseMessages(asked.chat.job.model, asked.body):
+            async with contextlib.aclosing(chunks):
+                async for chunk, events in chunks:
+                    if not writer.has_begun:
+                        for one in writer.begin():
+                            yield one
+                        if is_stream:
+                            _store(context, asked, writer.response)
+                    for one in writer.write(chunk, events):
+                        if writer.response["status"] != "in_progress":
+                            _store(context, asked, writer.response)
+                        yield one
+    finally:
+        if writer.response["status"] == "in_progress":
+            context.stored.drop(asked.owner, writer.response["id"])
+
+
+async def _chunks(
+    request: Request, context: Context, asked: Asked, answer: Answer
+) -> AsyncGenerator[tuple[Chunk, list[Event | Ended]], None]:
+    """The chunks of the answer; with ``truncation``, the answer to a shorter conversation."""
+    chat = asked.chat
+    while True:
+        try:
+            chunks = answered(
+                request, context, chat, answer, is_stream=asked.body.stream, by_token=True
+            )
+            async with contextlib.aclosing(chunks):
+                async for pair in chunks:
+                    yield pair
+            return
+        except ValidationError as error:
+            # It is refused before the first chunk, or not at all.
+            shorter = shortened(chat, str(error)) if asked.body.truncation == "auto" else None
+            if shorter is None:
+                raise
+            chat = shorter
+
+
+def _store(context: Context, asked: Asked, response: Response) -> None:
+    if asked.is_stored:
+        context.stored.add(asked.owner, response, asked.items, asked.previous)
+
+
+def _failed(context: Context, asked: Asked, writer: Writer, error: AtollError) -> StreamEvent:
+    event = writer.failed(error)
+    if writer.has_begun:
+        _store(context, asked, writer.response)
+    return event
+
+
+async def retrieve(request: Request, context: Context, body: None) -> Reply[Response]:
+    """A stored response."""
+    read_query(request, StoredQuery)
+    return reply(_found(request, context).response)
+
+
+async def delete(request: Request, context: Context, body: None) -> Reply[DeletedResponse]:
+    """Deletes a stored response. Those that follow it keep what they need of it."""
+    found = _found(request, context).response["id"]
+    context.stored.drop(context.keys.owner(request.headers), found)
+    answer: DeletedResponse = {"id": found, "object": "response", "deleted": True}
+    return reply(answer)
+
+
+async def cancel(request: Request, context: Context, body: None) -> Reply[Response]:
+    """Refused: a response that is not in the background ends with its request."""
+    _found(request, context)
+    raise ValidationError("Cannot cancel a synchronous response.")
+
+
+async def input_items(request: Request, context: Context, body: None) -> Reply[ItemList]:
+    """A page of what the model was given, the conversation before included."""
+    page = read_query(request, PageQuery)
+    items: list[dict[str, Any]] = _found(request, context).items()
+    if page.order == "desc":
+        items.reverse()
+    if page.after is not None:
+        place = next((i for i, one in enumerate(items) if one["id"] == page.after), None)
+        if place is None:
+            raise ValidationError.of("after", f"is {page.after!r}, which is no item of the input")
+        items = items[place + 1 :]
+    shown = items[: page.limit]
+    answer: ItemList = {
+        "object": "list",
+        "data": shown,
+        "first_id": shown[0]["id"] if shown else None,
+        "last_id": shown[-1]["id"] if shown else None,
+        "has_more": len(items) > page.limit,
+    }
+    return reply(answer)
+
+
+def _found(request: Request, context: Context) -> Stored:
+    name = request.path_params["response_id"]
+    found = context.stored.get(context.keys.owner(request.headers), name)
+    if found is None:
+        raise NotFound(
+            f"Response with id '{name}' not found.", param="response_id", code="response_not_found"
+        )
+    return found

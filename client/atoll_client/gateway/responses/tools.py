@@ -1,0 +1,107 @@
+"""Tools of a request in the form of chat completions, for chat templates and grammars.
+
+Models know functions alone. A custom tool is shown to them as a function of one text, ``input``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
+from atoll_client.gateway.openai.tools import check_names
+from atoll_client.gateway.responses.schemas import Choice, ChosenTool, Tool
+
+INPUT = "input"
+
+
+def as_functions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+    """The tools as chat completions have them.
+
+    Raises:
+        ValidationError: a tool has a field of the other type, or its format is incomplete.
+    """
+    return [
+        {"type": "function", "function": _function(tool, f"tools[{index}]")}
+        for index, tool in enumerate(tools)
+    ]
+
+
+def _function(tool: Tool, name: str) -> dict[str, Any]:
+    is_custom = tool.type == "custom"
+    strange = "parameters" if is_custom else "format"
+    if getattr(tool, strange) is not None:
+        raise ValidationError.of(
+            f"{name}.{strange}", f"is set, but `{name}.type` is {tool.type!r}",
+            code="unknown_parameter",
+        )  # fmt: skip
+    found: dict[str, Any] = {"name": tool.name}
+    if tool.description is not None:
+        found["description"] = tool.description
+    if is_custom:
+        return {**found, "parameters": _input(tool, f"{name}.format")}
+    return found if tool.parameters is None else {**found, "parameters": tool.parameters}
+
+
+def _input(tool: Tool, name: str) -> dict[str, Any]:
+    """The parameters of a custom tool."""
+    text: dict[str, Any] = {"type": "string"}
+    form = tool.format
+    if form is not None and form.type == "grammar":
+        for field in ("syntax", "definition"):
+            if getattr(form, field) is None:
+                raise ValidationError.of(f"{name}.{field}", "is missing")
+        text["pattern"] = f"^(?:{form.definition})$"
+    return {
+        "type": "object", "properties": {INPUT: text}, "required": [INPUT],
+        "additionalProperties": False,
+    }  # fmt: skip
+
+
+def read_choice(
+    tools: Sequence[Tool], functions: Iterable[dict[str, Any]], choice: str | Choice | None
+) -> ToolChoice | None:
+    """The choice of a request; None: no tools may be called. functions: ``as_functions``.
+
+    Raises:
+        ValidationError: two tools have the same name, or the choice is not one of them.
+    """
+    check_names([tool.name for tool in tools])
+    free = ToolChoice({one["function"]["name"]: one["function"] for one in functions}, False)
+    if isinstance(choice, str) and choice not in ("auto", "none", "required"):
+        raise ValidationError.of(
+            "tool_choice", f"is {choice!r}; expected auto, none, required or an object"
+        )
+    if choice == "none" or (choice in (None, "auto") and not tools):
+        return None
+    if choice in (None, "auto"):
+        return free
+    if not tools:
+        raise ValidationError.of("tool_choice", "is set, but `tools` is empty")
+    if not isinstance(choice, Choice):
+        return ToolChoice(free.functions, True)
+    kinds = {tool.name: tool.type for tool in tools}
+    if choice.type == "allowed_tools":
+        return _allowed(free, choice, kinds)
+    if choice.name is None:
+        raise ValidationError.of("tool_choice.name", "is missing")
+    _check_kind(choice, kinds, "tool_choice")
+    return free.only([choice.name], True, "tool_choice.name")
+
+
+def _allowed(free: ToolChoice, choice: Choice, kinds: Mapping[str, str]) -> ToolChoice:
+    if choice.tools is None:
+        raise ValidationError.of("tool_choice.tools", "is missing")
+    for index, one in enumerate(choice.tools):
+        _check_kind(one, kinds, f"tool_choice.tools[{index}]")
+    names = [one.name for one in choice.tools]
+    return free.only(names, choice.mode == "required", "tool_choice.tools")
+
+
+def _check_kind(one: Choice | ChosenTool, kinds: Mapping[str, str], field: str) -> None:
+    kind = kinds.get(one.name or "", one.type)
+    if kind != one.type:
+        raise ValidationError.of(
+            f"{field}.type", f"is {one.type!r}, but the tool {one.name!r} is of type {kind!r}"
+        )
