@@ -97,6 +97,63 @@ def test_whole_and_streamed(
     assert (written, reason) == ("".join(a for _, a in calls), choice.finish_reason)
 
 
+# What a request for a response calls the options of a chat.
+RESPONSE_MORE: dict[str, dict[str, Any]] = {
+    "response_format": {"text": {"format": {"type": "json_object"}}},
+}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.model}-{case.answer[:20]}")
+def test_responses_whole_and_streamed(
+    client: openai.OpenAI, checkpoints: dict[str, Path], case: Case
+) -> None:
+    """The same answers as items, in the order that the package's own accumulator wants."""
+    if "include_reasoning" in str(case.more):
+        pytest.skip("a response has its reasoning always")
+    asked: dict[str, Any] = {
+        "model": case.model, "temperature": 0,
+        "tools": [{"type": "function", **WEATHER["function"]}],
+        "input": told(checkpoints[case.model], case.answer, case.behind),
+        "reasoning": {"summary": "auto"}, "include": ["message.output_text.logprobs"],
+    }  # fmt: skip
+    for name, value in case.more.items():
+        asked |= RESPONSE_MORE.get(name, {name: value})
+    whole = client.responses.create(**asked)
+    kinds = [item.type for item in whole.output]
+    wanted = ["reasoning"] * bool(case.reasoning) + ["message"] * bool(case.content)
+    assert kinds == wanted + ["function_call"] * case.is_called
+    assert whole.output_text == (case.content or "") and whole.status == "completed"
+    usage = whole.usage
+    assert usage is not None
+    num_reasoning = usage.output_tokens_details.reasoning_tokens
+    assert (num_reasoning > 0) == bool(case.reasoning) and num_reasoning <= usage.output_tokens
+    with client.responses.stream(**asked) as stream:
+        events = list(stream)
+        final = stream.get_final_response()
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    for one, other in zip(whole.output, final.output, strict=True):
+        found, again = one.to_dict(), other.to_dict()
+        for item in (found, again):
+            for part in item.get("content") or ():
+                part.pop("parsed", None)  # type: ignore[attr-defined]
+            for name in ("id", "call_id", "parsed_arguments"):
+                item.pop(name, None)
+        assert found == again
+        if one.type == "reasoning":
+            assert one.content is not None and one.content[0].text == case.reasoning
+            assert one.summary[0].text == case.reasoning
+        if one.type == "message":
+            (part,) = one.content
+            assert part.type == "output_text" and part.logprobs
+            # One letter is a token here; the logprobs are those of the text, without reasoning.
+            assert part.text in "".join(entry.token for entry in part.logprobs)
+            assert case.reasoning == "" or case.reasoning not in "".join(
+                entry.token for entry in part.logprobs
+            )
+        if one.type == "function_call":
+            assert (one.name, json.loads(one.arguments)) == ("get_weather", {"city": "Rome"})
+
+
 def test_the_models_name_their_formats(echoes: Served) -> None:
     found = {}
     with Client(echoes.server.grpc_url) as client:

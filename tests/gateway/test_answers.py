@@ -32,6 +32,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "max_best_of": 2,
         "has_chat_template": True,
     },
+    "wordy": {"task": "generate", "max_total_tokens": 64, "reasoning_parser": "qwen3"},
 }
 TOKEN = {"id": 7, "text": "a", "special": False, "start": 0, "stop": 1}
 SPECIAL = {"id": 1, "text": "[CLS]", "special": True, "start": None, "stop": None}
@@ -55,6 +56,9 @@ MESSAGES: dict[str, Any] = {
     "max_tokens": 9,
     "tools": [{"name": "call", "input_schema": {"type": "object"}}],
 }
+ASKED = {"input": [{"role": "user", "content": [{"type": "input_text", "text": "a"}]}]}
+FUNCTION = {"type": "function", "name": "call", "parameters": {"type": "object"}, "strict": True}
+CUSTOM = {"type": "custom", "name": "call", "format": {"type": "text"}}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 DETAILS = {"details": True, "decoder_input_details": True, "top_n_tokens": 1}
 BEST = {"best_of": 2, "do_sample": True, "details": True}
@@ -81,6 +85,13 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/api/embed": [{"input": ["a", "b"], "model": "vectors:latest"}, {"input": []}],
     "/api/embeddings": [{"prompt": ""}],
     "/api/show": [{"model": name} for name in (*MODELS, "words:latest", "poet")],
+    "/v1/responses": [
+        {**ASKED, "stream": True}, {**ASKED, "tools": [FUNCTION], "parallel_tool_calls": False},
+        {**ASKED, "tools": [FUNCTION], "stream": True, "reasoning": {"summary": "auto"}},
+        {**ASKED, "tools": [CUSTOM], "stream": True, "model": "wordy"},
+        {**ASKED, "include": ["message.output_text.logprobs"], "top_logprobs": 1, "stream": True},
+        {**ASKED, "model": "wordy", "include": ["reasoning.encrypted_content"]},
+    ],
     "/v1/completions": [
         {"prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": 1}, {"prompt": "a", **STREAM},
         {"prompt": "a", "stream": True, "logprobs": 1},
@@ -148,6 +159,8 @@ async def _generate(message: Any) -> AsyncIterator[Any]:
         one.name: raw for one, raw in zip(message.inputs, message.raw_input_contents, strict=True)
     }
     text = CALL if "tools" in inputs else "one"
+    if message.model_name == "wordy":
+        text = f"<think>a</think>{text}"
     more = {"logprobs": LOGPROBS, "prompt_logprobs": PROMPT_LOGPROBS}
     if inputs.get("stream") == b"\1":
         yield chunk(text, logprobs=LOGPROBS)
@@ -186,8 +199,11 @@ async def _check(http: httpx.AsyncClient, route: Route, path: str, body: Any) ->
     return answer
 
 
-def _paths(route: Route) -> list[str]:
-    """The route's path, for a model of each kind if it names one."""
+async def _paths(http: httpx.AsyncClient, route: Route) -> list[str]:
+    """The route's path, for a model of each kind if it names one, or for a stored response."""
+    if "{response_id}" in route.path:
+        stored = (await http.post("/v1/responses", json={"input": "a"})).json()
+        return [route.path.format(response_id=stored["id"])]
     if "{model}" not in route.path:
         return [route.path]
     models = ("words",) if "/generate" in route.path else ("vectors",)
@@ -199,7 +215,7 @@ def test_answers_are_as_described(route: Route) -> None:
     async def main() -> None:
         async with FakeTriton(MODELS) as triton, gateway(triton.address) as http:
             triton.embed, triton.generate, triton.told = _embed, _generate, TOLD
-            for path in _paths(route):
+            for path in await _paths(http, route):
                 for body in (route.example, *BODIES.get(route.path, ())):
                     answer = await _check(http, route, path, body)
                     assert answer.status_code == 200, (body, answer.text)
@@ -210,7 +226,7 @@ def test_answers_are_as_described(route: Route) -> None:
                     assert answer.status_code >= 400, answer.text
             if {"text/event-stream", LINES} & route.answers.keys():
                 triton.generate = _breaks
-                for path in _paths(route):
+                for path in await _paths(http, route):
                     body = {**route.example, "stream": True, "model": "words"}
                     answer = await _check(http, route, path, body)
                     assert "broken" in answer.text

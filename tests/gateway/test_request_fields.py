@@ -18,6 +18,21 @@ from huggingface_hub.inference._generated.types import ChatCompletionInput, Text
 from ollama import _types as ollama_types
 from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import (
+    custom_tool_param,
+    easy_input_message_param,
+    function_tool_param,
+    response_create_params,
+    response_custom_tool_call_output_param,
+    response_custom_tool_call_param,
+    response_function_tool_call_param,
+    response_input_param,
+    response_output_message_param,
+    response_reasoning_item_param,
+    tool_choice_allowed_param,
+    tool_choice_custom_param,
+    tool_choice_function_param,
+)
 from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
@@ -38,6 +53,8 @@ from atoll_client.gateway.ollama.schemas import (
 from atoll_client.gateway.openai.chat import ChatBody
 from atoll_client.gateway.openai.completions import CompletionsBody
 from atoll_client.gateway.openai.embeddings_schemas import EmbeddingsBody
+from atoll_client.gateway.responses.items import Item
+from atoll_client.gateway.responses.schemas import ResponseBody, ResponseChoice, ResponseTool
 from atoll_client.gateway.routes import ROUTES
 from atoll_client.gateway.tei.rerankers_schemas import CohereBody
 from atoll_client.gateway.tgi.schemas import GenerateBody
@@ -46,16 +63,36 @@ ASKED: Any = {"messages": [{"role": "user", "content": "Hi"}]}
 # Fields whose holder is refused, or free for the caller to fill.
 CLOSED = ("audio", "functions", "function_call", "moderation", "web_search_options", "prediction",
           "prompt_cache_options", "custom", "image_url", "input_audio", "file", "metadata",
-          "parameters", "prompt_cache_breakpoint")  # fmt: skip
+          "parameters", "prompt_cache_breakpoint", "access_programs", "annotations",
+          "background_options", "caller", "context_management", "conversation", "image", "logprobs",
+          "output_schema", "prompt")  # fmt: skip
+# Of a response's input and tools, the types that are known here are compared on their own.
+RESPONSE = (*CLOSED, "input", "schema", "tools", "tool_choice")
+KNOWN: list[tuple[Any, type[BaseModel]]] = [
+    (easy_input_message_param.EasyInputMessageParam, Item),
+    (response_input_param.Message, Item),
+    (response_input_param.FunctionCallOutput, Item),
+    (response_input_param.ItemReference, Item),
+    (response_output_message_param.ResponseOutputMessageParam, Item),
+    (response_function_tool_call_param.ResponseFunctionToolCallParam, Item),
+    (response_custom_tool_call_param.ResponseCustomToolCallParam, Item),
+    (response_custom_tool_call_output_param.ResponseCustomToolCallOutputParam, Item),
+    (response_reasoning_item_param.ResponseReasoningItemParam, Item),
+    (function_tool_param.FunctionToolParam, ResponseTool),
+    (custom_tool_param.CustomToolParam, ResponseTool),
+    (tool_choice_allowed_param.ToolChoiceAllowedParam, ResponseChoice),
+    (tool_choice_custom_param.ToolChoiceCustomParam, ResponseChoice),
+    (tool_choice_function_param.ToolChoiceFunctionParam, ResponseChoice),
+]
 
 
-def _members(kind: Any, prefix: str = "") -> Iterator[str]:
+def _members(kind: Any, prefix: str = "", closed: tuple[str, ...] = CLOSED) -> Iterator[str]:
     """Names of a TypedDict's members, and of those inside, as tables have them."""
     for name, hint in typing.get_type_hints(kind).items():
         yield prefix + name
-        if name not in CLOSED:
+        if name not in closed:
             for inner, is_list in _inner(hint, False):
-                yield from _members(inner, f"{prefix}{name}{'[]' if is_list else ''}.")
+                yield from _members(inner, f"{prefix}{name}{'[]' if is_list else ''}.", closed)
 
 
 def _inner(hint: Any, is_list: bool) -> Iterator[tuple[Any, bool]]:
@@ -73,12 +110,15 @@ def _inner(hint: Any, is_list: bool) -> Iterator[tuple[Any, bool]]:
         (chat_params.CompletionCreateParamsStreaming, ChatBody),
         (completion_create_params.CompletionCreateParamsStreaming, CompletionsBody),
         (embedding_create_params.EmbeddingCreateParams, EmbeddingsBody),
+        (response_create_params.ResponseCreateParamsStreaming, ResponseBody),
+        *KNOWN,
     ],
 )
 def test_no_field_of_the_openai_package_is_forgotten(params: Any, body: type[BaseModel]) -> None:
     """Fields that were in no class of ours were dropped without a word."""
     known = {row.name for row in table(body)}
-    assert {name for name in _members(params) if name not in known} == set()
+    closed = RESPONSE if body is ResponseBody else CLOSED
+    assert {name for name in _members(params, closed=closed) if name not in known} == set()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, NoReturn
 
 from atoll_client.errors import AtollError, NotFound, ValidationError
 from atoll_client.gateway.chat_formats.answer import Answer
@@ -123,7 +123,7 @@ async def delete(request: Request, context: Context, body: None) -> Reply[Delete
     return reply(answer)
 
 
-async def cancel(request: Request, context: Context, body: None) -> Reply[Response]:
+async def cancel(request: Request, context: Context, body: None) -> NoReturn:
     """Refused: a response that is not in the background ends with its request."""
     _found(request, context)
     raise ValidationError("Cannot cancel a synchronous response.")

@@ -29,7 +29,7 @@ class ToolFormat(Strict):
     syntax: Annotated[Literal["regex"] | None, LARK] = None
 
 
-class Tool(Kept):
+class ResponseTool(Kept):
     """One of ``tools``: a function, whose arguments are JSON, or a custom tool, whose input is
     text."""
 
@@ -52,7 +52,7 @@ class ChosenTool(Strict):
     name: str
 
 
-class Choice(Kept):
+class ResponseChoice(Kept):
     """``tool_choice`` if it is an object."""
 
     type: Annotated[Literal["allowed_tools", "custom", "function"], HOSTED_TOOLS]
@@ -89,7 +89,7 @@ class ReasoningOptions(Strict):
     mode: Any = refused("there is one mode", "standard")
 
 
-class StreamOptions(Strict):
+class ResponseStreamOptions(Strict):
     """``stream_options``."""
 
     include_obfuscation: bool | None = no_effect("events are never padded")
@@ -111,8 +111,8 @@ class ResponseBody(Strict):
     stream: bool = False
     temperature: float | None = Field(None, ge=0)
     text: TextOptions | None = None
-    tool_choice: str | Choice | None = None
-    tools: list[Tool] | None = None
+    tool_choice: str | ResponseChoice | None = None
+    tools: list[ResponseTool] | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     top_p: float | None = Field(None, gt=0, le=1)
     truncation: Literal["auto", "disabled"] | None = None
@@ -123,7 +123,7 @@ class ResponseBody(Strict):
     prompt_cache_retention: str | None = no_effect(_CACHED)
     safety_identifier: str | None = no_effect(_ALIKE)
     service_tier: str | None = no_effect("all requests wait in the same queue")
-    stream_options: StreamOptions | None = no_effect("events are never padded")
+    stream_options: ResponseStreamOptions | None = no_effect("events are never padded")
     user: str | None = no_effect(_ALIKE)
 
     chat_template_kwargs: dict[str, Any] | None = None

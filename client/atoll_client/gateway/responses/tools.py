@@ -11,12 +11,12 @@ from typing import Any
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
 from atoll_client.gateway.openai.tools import check_names
-from atoll_client.gateway.responses.schemas import Choice, ChosenTool, Tool
+from atoll_client.gateway.responses.schemas import ChosenTool, ResponseChoice, ResponseTool
 
 INPUT = "input"
 
 
-def as_functions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
+def as_functions(tools: Sequence[ResponseTool]) -> list[dict[str, Any]]:
     """The tools as chat completions have them.
 
     Raises:
@@ -28,7 +28,7 @@ def as_functions(tools: Sequence[Tool]) -> list[dict[str, Any]]:
     ]
 
 
-def _function(tool: Tool, name: str) -> dict[str, Any]:
+def _function(tool: ResponseTool, name: str) -> dict[str, Any]:
     is_custom = tool.type == "custom"
     strange = "parameters" if is_custom else "format"
     if getattr(tool, strange) is not None:
@@ -44,7 +44,7 @@ def _function(tool: Tool, name: str) -> dict[str, Any]:
     return found if tool.parameters is None else {**found, "parameters": tool.parameters}
 
 
-def _input(tool: Tool, name: str) -> dict[str, Any]:
+def _input(tool: ResponseTool, name: str) -> dict[str, Any]:
     """The parameters of a custom tool."""
     text: dict[str, Any] = {"type": "string"}
     form = tool.format
@@ -60,7 +60,9 @@ def _input(tool: Tool, name: str) -> dict[str, Any]:
 
 
 def read_choice(
-    tools: Sequence[Tool], functions: Iterable[dict[str, Any]], choice: str | Choice | None
+    tools: Sequence[ResponseTool],
+    functions: Iterable[dict[str, Any]],
+    choice: str | ResponseChoice | None,
 ) -> ToolChoice | None:
     """The choice of a request; None: no tools may be called. functions: ``as_functions``.
 
@@ -79,7 +81,7 @@ def read_choice(
         return free
     if not tools:
         raise ValidationError.of("tool_choice", "is set, but `tools` is empty")
-    if not isinstance(choice, Choice):
+    if not isinstance(choice, ResponseChoice):
         return ToolChoice(free.functions, True)
     kinds = {tool.name: tool.type for tool in tools}
     if choice.type == "allowed_tools":
@@ -90,7 +92,7 @@ def read_choice(
     return free.only([choice.name], True, "tool_choice.name")
 
 
-def _allowed(free: ToolChoice, choice: Choice, kinds: Mapping[str, str]) -> ToolChoice:
+def _allowed(free: ToolChoice, choice: ResponseChoice, kinds: Mapping[str, str]) -> ToolChoice:
     if choice.tools is None:
         raise ValidationError.of("tool_choice.tools", "is missing")
     for index, one in enumerate(choice.tools):
@@ -99,7 +101,7 @@ def _allowed(free: ToolChoice, choice: Choice, kinds: Mapping[str, str]) -> Tool
     return free.only(names, choice.mode == "required", "tool_choice.tools")
 
 
-def _check_kind(one: Choice | ChosenTool, kinds: Mapping[str, str], field: str) -> None:
+def _check_kind(one: ResponseChoice | ChosenTool, kinds: Mapping[str, str], field: str) -> None:
     kind = kinds.get(one.name or "", one.type)
     if kind != one.type:
         raise ValidationError.of(

@@ -1,0 +1,214 @@
+"""Responses without a model: items to messages, a custom tool's input, the store, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from fake_triton import FakeTriton, chunk
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripted import run
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.responses.custom_input import CustomInput
+from atoll_client.gateway.responses.items import Item, check_items
+from atoll_client.gateway.responses.messages import encoded, messages_of
+from atoll_client.gateway.responses.store import Store
+
+MODELS = {"words": {"task": "generate", "max_total_tokens": 64, "reasoning_parser": "qwen3"}}
+CALL = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+CALLED = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+RESULT = {"type": "function_call_output", "call_id": "c", "output": "1"}
+TOLD = {"role": "tool", "tool_call_id": "c", "content": "1"}
+THOUGHT = {"type": "reasoning", "id": "r", "summary": []}
+USER, MODEL = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+
+MESSAGES: list[tuple[list[Any], list[Any]]] = [
+    ([USER, MODEL], [USER, MODEL]),
+    ([MODEL, MODEL], [MODEL, MODEL]),
+    ([{"role": "user", "content": [{"type": "input_text", "text": "a"},
+                                   {"type": "input_text", "text": "b"}]}],
+     [{"role": "user", "content": "ab"}]),
+    ([{"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}],
+     [{"role": "assistant", "content": "no"}]),
+    ([CALL, CALL, RESULT], [{"role": "assistant", "tool_calls": [CALLED, CALLED]}, TOLD]),
+    ([MODEL, CALL, MODEL, RESULT, MODEL],
+     [{"role": "assistant", "content": "bb", "tool_calls": [CALLED]}, TOLD, MODEL]),
+    ([{**THOUGHT, "content": [{"type": "reasoning_text", "text": "Hm"}]}, MODEL],
+     [{**MODEL, "reasoning_content": "Hm"}]),
+    ([{**THOUGHT, "summary": [{"type": "summary_text", "text": "Hm"}]}, CALL, RESULT],
+     [{"role": "assistant", "reasoning_content": "Hm", "tool_calls": [CALLED]}, TOLD]),
+    ([{**THOUGHT, "encrypted_content": encoded("ü\ud800")}, MODEL],
+     [{**MODEL, "reasoning_content": "ü\ud800"}]),
+    ([{**THOUGHT, "content": []}, MODEL], [MODEL]),
+    ([MODEL, THOUGHT, CALL], [MODEL, {"role": "assistant", "tool_calls": [CALLED]}]),
+    ([{"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "ü\n"},
+      {"type": "custom_tool_call_output", "call_id": "c",
+       "output": [{"type": "input_text", "text": "1"}]}],
+     [{"role": "assistant", "tool_calls": [{**CALLED, "function": {
+         "name": "f", "arguments": '{"input": "ü\\n"}'}}]}, TOLD]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("items", "messages"), MESSAGES)
+def test_items_as_messages(items: list[Any], messages: list[Any]) -> None:
+    """What the model wrote in one turn is one message, as chat templates want it."""
+    read = [Item.model_validate(item) for item in items]
+    check_items(read)
+    assert messages_of(None, read) == messages
+    assert messages_of("i", read) == [{"role": "system", "content": "i"}, *messages]
+
+
+@given(st.text(max_size=12), st.lists(st.integers(0, 80), max_size=6), st.booleans())
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+def test_a_custom_tools_input_however_it_is_split(
+    text: str, places: list[int], is_ascii: bool
+) -> None:
+    raw = json.dumps({"input": text}, ensure_ascii=is_ascii)
+    for source, wanted in ((raw, text), (f'{{"x": {raw}}}', f'{{"x": {raw}}}'), (raw[:-2], text)):
+        reader, borders = CustomInput(), sorted({0, *places, len(source)})
+        pieces = [source[a:b] for a, b in zip(borders, borders[1:], strict=False)]
+        found = "".join(map(reader.feed, pieces)) + reader.finish()
+        assert found == wanted
+
+
+def _stored(store: Store, name: str, previous: Any = None, size: int = 0) -> Any:
+    response: Any = {"id": name, "output": [{"id": f"o-{name}", "text": "x" * size}]}
+    store.add("me", response, [{"id": f"i-{name}"}], previous)
+    return store.get("me", name)
+
+
+def test_the_store_is_bounded() -> None:
+    now = 0.0
+    store = Store(3, 2000, 10.0, lambda: now)
+    first = _stored(store, "a")
+    assert store.get("you", "a") is store.item("you", "o-a") is None
+    assert store.item("me", "o-a") == first.response["output"][0]
+    second = _stored(store, "b", first)
+    own = store.num_bytes
+    assert [one["id"] for one in second.conversation()] == ["i-a", "o-a", "i-b", "o-b"]
+    # Deleted, but needed by the one that follows.
+    assert store.drop("me", "a") and not store.drop("me", "a") and not store.drop("you", "b")
+    assert store.num_bytes == own and store.item("me", "o-a") is None
+    assert store.drop("me", "b") and store.num_bytes == len(store) == 0
+    # By number, by bytes, by time.
+    for name in "cdef":
+        _stored(store, name)
+    assert store.get("me", "c") is None and len(store) == 3
+    assert _stored(store, "g", size=1900) is not None and store.get("me", "f") is None
+    assert store.num_bytes <= 2000
+    assert _stored(store, "h", size=2000) is None and store.num_bytes == len(store) == 0
+    _stored(store, "i")
+    now = 10.0
+    assert store.get("me", "i") is store.item("me", "o-i") is None and store.num_bytes == 0
+
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"tools": [{"type": "mcp", "server_label": "a"}]}, "tools[0].type", "unsupported_parameter"),
+    ({"tools": [{"type": "web_search"}]}, "tools[0].type", "unsupported_parameter"),
+    ({"tools": [{"type": "x", "name": "f"}]}, "tools[0].type", "invalid_value"),
+    ({"tools": [{"type": "function"}]}, "tools[0].name", "missing_required_parameter"),
+    ({"tools": [{"type": "function", "name": "f", "format": {"type": "text"}}]},
+     "tools[0].format", "unknown_parameter"),
+    ({"tools": [{"type": "custom", "name": "f", "format": {
+        "type": "grammar", "syntax": "lark", "definition": "a"}}]},
+     "tools[0].format.syntax", "unsupported_parameter"),
+    ({"tools": [{"type": "custom", "name": "f", "format": {
+        "type": "grammar", "syntax": "regex"}}]}, "tools[0].format.definition", "invalid_value"),
+    ({"tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "f"}]}, "tools",
+     "invalid_value"),
+    ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
+        "type": "function", "name": "g"}}, "tool_choice.name", "invalid_value"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
+        "type": "custom", "name": "f"}}, "tool_choice.type", "invalid_value"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
+        "type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}},
+     "tool_choice.tools", "invalid_value"),
+    ({"tool_choice": {"type": "file_search"}}, "tool_choice.type", "unsupported_parameter"),
+    ({"tool_choice": "always"}, "tool_choice", "invalid_value"),
+    ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "a"}]}]},
+     "input[0].content[0].type", "unsupported_parameter"),
+    ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "a"}]}]},
+     "input[0].content[0].type", "unsupported_parameter"),
+    ({"input": [{"role": "user", "content": [{"type": "output_text"}]}]},
+     "input[0].content[0].text", "missing_required_parameter"),
+    ({"input": [{"role": "user", "content": [{"type": "refusal", "refusal": "a"}]}]},
+     "input[0].content[0].type", "invalid_value"),
+    ({"input": [{"role": "robot", "content": "a"}]}, "input[0].role", "invalid_value"),
+    ({"input": [{"type": "computer_call", "id": "a"}]}, "input[0].type", "unsupported_parameter"),
+    ({"input": [{**CALL, "content": "a"}]}, "input[0].content", "unknown_parameter"),
+    ({"input": [{**CALL, "x": 1}]}, "input[0].x", "unknown_parameter"),
+    ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments",
+     "missing_required_parameter"),
+    ({"input": [RESULT]}, "input", "invalid_value"),
+    ({"input": [{"type": "item_reference", "id": "a"}]}, "input[0].id", "invalid_value"),
+    ({"input": [{**THOUGHT, "encrypted_content": "gAAAA"}]}, "input", "invalid_value"),
+    ({"input": []}, "input", "invalid_value"), ({"input": None}, "input", "invalid_value"),
+    ({"include": ["file_search_call.results"]}, "include[0]", "unsupported_parameter"),
+    ({"top_logprobs": 1}, "top_logprobs", "invalid_value"),
+    ({"background": True}, "background", "unsupported_parameter"),
+    ({"prompt": {"id": "a"}}, "prompt", "unsupported_parameter"),
+    ({"conversation": "a"}, "conversation", "unsupported_parameter"),
+    ({"text": {"verbosity": "low"}}, "text.verbosity", "unsupported_parameter"),
+    ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema",
+     "missing_required_parameter"),
+    ({"text": {"format": {"type": "json_object", "schema": {}}}}, "text.format.schema",
+     "invalid_value"),
+    ({"max_tokens": 5}, "max_tokens", "unsupported_parameter"),
+    ({"previous_response_id": "a"}, "previous_response_id", "previous_response_not_found"),
+    ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"store": True}, "store", "invalid_value"), ({"y": 1}, "y", "unknown_parameter"),
+]  # fmt: skip
+
+
+def test_what_is_refused_is_named() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for fields, param, code in REFUSED:
+            answer = await http.post("/v1/responses", json={"input": "a", **fields})
+            error = answer.json()["error"]
+            assert (answer.status_code, error["param"], error["code"]) == (400, param, code), error
+        for query in ("limit=0", "limit=a", "order=up", "x=1"):
+            answer = await http.get(f"/v1/responses/a/input_items?{query}")
+            assert answer.json()["error"]["param"] == query.partition("=")[0]
+        assert (await http.get("/v1/responses/a?stream=true")).json()["error"]["param"] == "stream"
+        assert triton.calls == []
+
+    run(scenario, MODELS, max_stored_responses=0)
+
+
+def test_a_response_that_fails_is_stored_as_such() -> None:
+    """Its stream ends with an event that says so; while it runs, it is in progress."""
+    seen: list[Any] = []
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        stored = http._transport.app.context.stored  # type: ignore[attr-defined]
+
+        async def breaks(message: Any) -> Any:
+            yield chunk("<think>one")
+            while not stored._table:
+                await asyncio.sleep(0.01)
+            seen.extend(one.response["status"] for one in stored._table.values())
+            raise RuntimeError("broken")
+
+        triton.generate = breaks
+        answer = await http.post("/v1/responses", json={"input": "a", "stream": True})
+        events = [orjson.loads(line[6:]) for line in answer.text.splitlines() if "data: " in line]
+        names = [line[7:] for line in answer.text.splitlines() if "event: " in line]
+        assert names == [event["type"] for event in events] and names[-1] == "response.failed"
+        response = events[-1]["response"]
+        assert response["status"] == "failed" and response["error"]["code"] == "server_error"
+        again = (await http.get(f"/v1/responses/{response['id']}")).json()
+        assert again == response and seen == ["in_progress"]
+
+    run(scenario, MODELS)
+
+
+def test_reasoning_of_another_origin_is_refused() -> None:
+    with pytest.raises(ValidationError, match="not of this gateway: 'gAAAA'"):
+        messages_of(None, [Item.model_validate({**THOUGHT, "encrypted_content": "gAAAA"})])
