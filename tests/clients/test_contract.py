@@ -103,7 +103,9 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
         operation = description["paths"][route.path][route.method.lower()]
         assert operation["summary"]
         assert ("requestBody" in operation) == bool(route.kinds)
-        named = [one["name"] for one in operation.get("parameters", ())]
+        parameters = operation.get("parameters", ())
+        assert all(one["schema"] for one in parameters)
+        named = [one["name"] for one in parameters if one["in"] == "path"]
         assert named == re.findall(r"{(\w+)}", route.path)
         answers = operation["responses"]["200"]
         contents = [*answers.get("content", {}).values()]

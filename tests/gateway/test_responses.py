@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from fake_triton import FakeTriton, chunk
+from fake_triton import FakeTriton, Refusal, chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import run
+from scripted import CODE, run
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.responses.custom_input import CustomInput
@@ -205,6 +205,44 @@ def test_a_response_that_fails_is_stored_as_such() -> None:
         assert response["status"] == "failed" and response["error"]["code"] == "server_error"
         again = (await http.get(f"/v1/responses/{response['id']}")).json()
         assert again == response and seen == ["in_progress"]
+
+    run(scenario, MODELS)
+
+
+def test_the_oldest_turns_of_a_long_conversation_are_left_out() -> None:
+    """On request, and until it fits: the model says by how much it does not."""
+    asked: list[Any] = []
+
+    async def words(message: Any) -> Any:
+        inputs = dict(
+            zip((one.name for one in message.inputs), message.raw_input_contents, strict=True)
+        )
+        messages = json.loads(inputs["messages"][4:])
+        asked.append([one["content"] for one in messages])
+        if len(messages) > 4:
+            problem = f"messages has {40 * len(messages)} tokens and max_tokens is 5; at most 64"
+            raise Refusal(CODE.INVALID_ARGUMENT, problem)
+        yield chunk("one", "stop")
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        triton.generate = words
+        turns = [{"role": role, "content": f"{role[0]}{i}"}
+                 for i in range(4) for role in ("user", "assistant")]  # fmt: skip
+        body = {
+            "instructions": "i", "input": [*turns, {"role": "user", "content": "u4"}],
+            "max_output_tokens": 5,
+        }  # fmt: skip
+        refused = await http.post("/v1/responses", json=body)
+        assert refused.json()["error"]["code"] == "context_length_exceeded" and len(asked) == 1
+        for stream in (False, True):
+            asked.clear()
+            more = {"truncation": "auto", "stream": stream}
+            assert (await http.post("/v1/responses", json={**body, **more})).status_code == 200
+            assert asked[-1] == ["i", "u4"] and len(asked) == 2
+        # A single turn cannot be shortened.
+        only = [{"role": "user", "content": "u"}, *[{"role": "assistant", "content": "a"}] * 4]
+        refused = await http.post("/v1/responses", json={**body, **more, "input": only})
+        assert refused.json()["error"]["param"] == "input"
 
     run(scenario, MODELS)
 
