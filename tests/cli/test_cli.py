@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -9,15 +10,17 @@ import shutil
 import socket
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
 
 from atoll.catalogue import ENTRIES, ServedModel
-from atoll.cli import checks, serve
+from atoll.cli import checks, main, serve
 from atoll.cli.app import app
 from atoll.cli.choose import Choice, checkout_repository, choose
 from atoll.cli.examples import example
@@ -31,7 +34,8 @@ HUB_CONFIGS = Path(__file__).parents[1] / "data" / "hub_configs"
 ATOLL = Path(sys.executable).with_name("atoll")
 
 
-def atoll(*arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:
+def command(*arguments: str, cwd: Path | None = None, **environment: str) -> tuple[int, str, str]:
+    """Status and what is printed, of a process of its own, which imports everything anew."""
     done = subprocess.run(
         [str(ATOLL), *arguments],
         cwd=cwd,
@@ -43,6 +47,20 @@ def atoll(*arguments: str, cwd: Path | None = None, **environment: str) -> tuple
     return done.returncode, done.stdout, done.stderr
 
 
+def atoll(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """As ``command``, in this process."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, {"COLUMNS": "200", **environment}),
+        mock.patch.object(sys, "argv", ["atoll", *arguments]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    return int(ended.value.code or 0), out.getvalue(), err.getvalue()
+
+
 def checkpoint(folder: Path, **config: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"hidden_size": 32, **config}))
@@ -50,7 +68,7 @@ def checkpoint(folder: Path, **config: Any) -> Path:
 
 
 def test_list_names_every_entry() -> None:
-    code, out, _ = atoll("list", "--json")
+    code, out, _ = command("list", "--json")
     rows = json.loads(out)
     assert code == 0
     assert [row["name"] for row in rows] == [entry.name for entry in ENTRIES]
@@ -95,13 +113,14 @@ def test_info_says_that_an_architecture_is_not_supported(tmp_path: Path) -> None
     assert err.startswith("error: ") and "XForCausalLM (model_type 'x') is not supported" in err
 
 
-def test_errors_are_one_line_and_status_1(tmp_path: Path) -> None:
-    code, out, err = atoll("info", "./absent", cwd=tmp_path)
+def test_errors_are_one_line_and_status_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = command("info", "./absent", cwd=tmp_path)
     assert (code, out) == (1, "")
     assert err == "error: model_id './absent': there is no such folder\n"
-    code, _, err = atoll("serve", "--dtype", "int3", cwd=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = atoll("serve", "--dtype", "int3")
     assert code == 1 and err.startswith("error: dtype is 'int3'; allowed: ")
-    code, _, err = atoll("serve", cwd=tmp_path, ATOLL_MAX_BATCH_TOKENS="0")
+    code, _, err = atoll("serve", ATOLL_MAX_BATCH_TOKENS="0")
     assert code == 1 and "ATOLL_MAX_BATCH_TOKENS is 0" in err
 
 
@@ -263,7 +282,8 @@ def test_a_model_that_is_named_twice_is_not_served_twice() -> None:
 
 def test_hosts_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     """Each refusal left an empty folder behind, in the folder for temporary files."""
-    code, _, err = atoll("serve", "--host=0.0.0.0", "--port=0", cwd=tmp_path, TMPDIR=str(tmp_path))
+    hosts = ("--host=0.0.0.0", "--port=0")
+    code, _, err = command("serve", *hosts, cwd=tmp_path, TMPDIR=str(tmp_path))
     assert code == 1 and "--triton-host" in err
     assert not [*tmp_path.iterdir()]
 

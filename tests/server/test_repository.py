@@ -37,6 +37,7 @@ from whole_repository import (
     Groups,
     Served,
     shape,
+    takes_images,
 )
 
 from atoll.catalogue import Entry
@@ -243,7 +244,7 @@ def _assert_embeddings(served: Served, entry: Entry, found: np.ndarray[Any, Any]
         assert float(torch.from_numpy(row.copy()).double() @ expected) > 1 - 1e-6
 
 
-@_in_groups([name for name in SERVED_ENCODERS if "image" in ENTRIES_BY_NAME[name].dims])
+@_in_groups([name for name in SERVED_ENCODERS if takes_images(name)])
 def test_images_and_texts_have_one_entry(group: dict[str, Served], name: str) -> None:
     """Bytes and data URIs over HTTP and gRPC; what is refused is named."""
     served = group[name]

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,16 +59,27 @@ def _one_of_each(names: list[str]) -> list[str]:
     return sorted({shape(name): name for name in reversed(names)}.values())
 
 
-# What is served: of entries that are alike, the first.
-SERVED_ENCODERS = _one_of_each(ENCODERS)
+def takes_images(name: str) -> bool:
+    """Whether an encoder embeds images, too."""
+    return "image" in ENTRIES_BY_NAME[name].dims
+
+
+# What is served: of entries that are alike, the first. Those for images are in the last group of
+# encoders, whose server still runs when the tests of images begin.
+SERVED_ENCODERS = sorted(_one_of_each(ENCODERS), key=takes_images)
 SERVED_GENERATORS = _one_of_each(GENERATORS)
 # Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
 GROUP_SIZE = 8
-GROUPS = [
-    PIPELINES,
-    *(SERVED_ENCODERS[i : i + GROUP_SIZE] for i in range(0, len(SERVED_ENCODERS), GROUP_SIZE)),
-    *(SERVED_GENERATORS[i : i + GROUP_SIZE] for i in range(0, len(SERVED_GENERATORS), GROUP_SIZE)),
-]
+
+
+def _grouped(names: list[str]) -> list[list[str]]:
+    """As few groups as possible, of about the same size."""
+    count = -(-len(names) // GROUP_SIZE)
+    bounds = [len(names) * index // count for index in range(count + 1)]
+    return [names[start:end] for start, end in pairwise(bounds)]
+
+
+GROUPS = [PIPELINES, *_grouped(SERVED_ENCODERS), *_grouped(SERVED_GENERATORS)]
 
 
 @dataclass(frozen=True)
