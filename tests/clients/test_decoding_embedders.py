@@ -24,6 +24,7 @@ from unusual_encoders import (
 )
 
 from atoll.cli.app import app
+from atoll.errors import ConfigError
 from atoll_client import Client
 from atoll_client.embeddings import images_per_request
 from atoll_client.errors import UnsupportedModel, ValidationError
@@ -144,6 +145,14 @@ def test_refused_images(http: httpx.Client) -> None:
     refused(http, path, {**one, "input": []}, 400, "input", "empty")
     refused(http, path, {**one, "input": URIS, "prompt_name": "a"}, 400, "prompt_name")
     refused(http, path, {**one, "input": URIS, "model": "embedding-gemma"}, 400, "texts alone")
+    cuts: tuple[tuple[str, Any], ...] = (
+        ("truncate", True), ("truncate", "END"), ("truncate_prompt_tokens", -1),
+        ("truncation_direction", "Left"), ("truncation_side", "right"),
+    )  # fmt: skip
+    for name, value in cuts:
+        refused(http, path, {**one, "input": URIS, name: value}, 400, f"`{name}`", "images alone")
+    # What happens to images anyway.
+    post(http, path, {**one, "input": URIS, "truncate": False, "truncation_side": None})
     refused(http, path, {"model": "clip", "input": "a", "modality": "audio"}, 400, "modality")
     refused(http, path, {"model": "clip"}, 400, "`input`: Field required")
     both = [_part(URIS[0]), {"type": "text", "text": "a"}]
@@ -158,12 +167,27 @@ def test_refused_images(http: httpx.Client) -> None:
     messages = [{"role": "user", "content": [part]}]
     refused(http, path, {"model": "clip", "messages": messages}, 400, "a text and an image_url")
     one = {"model": "clip"}
+    start = {**one, "images": URIS, "truncate": "START"}
+    refused(http, "/v2/embed", start, 400, "`truncate`", "images alone")
     refused(http, "/v2/embed", {**one, "images": [URIS[0], page]}, 400, "`images[1]`")
     refused(http, "/v2/embed", {**one, "inputs": [{"content": both}]}, 400, "inputs[0]")
     inputs = [{"content": [{"type": "text", "text": "a"}]}, {"content": [_part(page)]}]
     refused(http, "/v2/embed", {**one, "inputs": inputs}, 400, "`inputs[1]`", "never fetched")
     refused(http, "/v2/embed", {**one, "texts": ["a"], "images": URIS}, 400, "images", "texts")
     refused(http, "/v2/embed", {**one, "texts": ["a"], "input_type": "image"}, 400, "input_type")
+
+
+def test_texts_of_parts_that_are_too_long(http: httpx.Client) -> None:
+    """As texts of `input` and `texts` are; the code was invalid_value."""
+    text = {"content": [{"type": "text", "text": LONG}]}
+    inputs = [{"content": [_part(URIS[0])]}, text]
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/embeddings": {"messages": [{"role": "user", **text}], "truncate": False},
+        "/v2/embed": {"inputs": inputs, "truncate": "NONE"},
+    }
+    for path, body in bodies.items():
+        error = refused(http, path, {"model": "clip", **body}, 400, "must have less than")["error"]
+        assert error["code"] == "context_length_exceeded" and error["param"] in body, error
 
 
 def test_images_by_the_client_and_the_command(
@@ -198,4 +222,7 @@ def test_images_by_the_client_and_the_command(
     assert done.exit_code == 0, done.output
     rows = json.loads(done.stdout)["results"]
     assert [row.get("image", row.get("text")) for row in rows] == ["coral", str(file)]
+    asked = ["infer", "clip", "--text", "coral", "--query", "a"]
+    with pytest.raises(ConfigError, match="--query is 'a', .* it reads texts and --image$"):
+        CliRunner().invoke(app, asked, catch_exceptions=False, env=environment)
     np.testing.assert_allclose([r["embedding"] for r in rows], expected[[0, 2]], atol=1e-5)

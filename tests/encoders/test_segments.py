@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from in_process import running
 from tiny.encoders import classifiers
 from tiny.foreign_encoders import write_foreign
 from tiny.sentence import encode, update, write_trunk
+from typer.testing import CliRunner
 
+from atoll.cli.app import app
 from atoll.config import Settings
 from atoll.encoders.classifier import Classifier
 from atoll.errors import ConfigError, ValidationError
@@ -43,6 +46,7 @@ def test_segments_that_the_model_lacks_are_named(kind: str, tmp_path: Path) -> N
 
 
 def test_a_reranker_that_could_score_no_pair_is_refused(tmp_path: Path) -> None:
+    """By ``atoll info`` as well, which described it."""
     write_trunk(next(v for v in classifiers(1) if v.name == "roberta"), tmp_path)
     _with_segments(tmp_path)
     model: Any = RerankModel()
@@ -51,3 +55,9 @@ def test_a_reranker_that_could_score_no_pair_is_refused(tmp_path: Path) -> None:
         running(model, model_id=str(tmp_path)),
     ):
         pass
+    asked = ["info", str(tmp_path), "--json"]
+    with pytest.raises(ConfigError, match=f"a pair {MESSAGE}"):
+        CliRunner().invoke(app, asked, catch_exceptions=False)
+    update(tmp_path / "tokenizer_config.json", model_input_names=["input_ids"])
+    found = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
+    assert found["task"] == "rerank"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models.detect import read_model
 from atoll.weights.router_files import read_routes, route_folders, route_parts
 
 POOLING = "sentence_transformers.models.Pooling"
@@ -80,6 +81,22 @@ def test_what_is_around_asym_is_every_routes(tmp_path: Path) -> None:
     assert [module.path for module in routes.modules["document"]] == [
         "", "1_Pooling", "2_Asym/d_Dense", "3_Normalize"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("modes", "told"),
+    [(("cls", "mean"), "query: cls, document: mean"), (("mean", "mean"), "mean")],
+)
+def test_poolings_of_all_routes_are_told(modes: tuple[str, str], told: str, tmp_path: Path) -> None:
+    """``atoll info`` told one of them."""
+    names = ("query", "document")
+    folder = _write(tmp_path, {name: [f"{name}_0", f"{name}_1_Pooling"] for name in names})
+    bert = {"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 32}
+    for name, mode in zip(names, modes, strict=True):
+        for part, config in ((f"{name}_0", bert), (f"{name}_1_Pooling", {"pooling_mode": mode})):
+            (folder / part).mkdir()
+            (folder / part / "config.json").write_text(json.dumps(config))
+    assert read_model(folder).pooling == told
 
 
 @pytest.mark.parametrize(

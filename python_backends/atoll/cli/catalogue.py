@@ -25,20 +25,14 @@ from atoll.cli.model_fit import named, shares_of, weight_bytes
 from atoll.cli.options import AsJson, Revision, print_json
 from atoll.cli.tables import print_table
 from atoll.config import Settings
-from atoll.errors import ConfigError
+from atoll.errors import ConfigError, ValidationError
 from atoll.text import chat_formats
 from atoll.text.chat import templates
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import cached, local_folder, resolve
 from atoll.weights.modules import tokenizer_config, transformer_folder
 from atoll.weights.router_files import route_parts
-
-# What is shown -> the operation that decides it: what packs a linear layer also runs it.
-_OPS = {
-    **{op: op for op in ("varlen_attention", "paged_attention")},
-    "linear": "pack_linear",
-    **{op: op for op in ("layer_norm", "rms_norm", "apply_rope")},
-}
+from atoll.weights.token_types import has_token_types
 
 
 def list_entries(as_json: AsJson = False) -> None:
@@ -67,7 +61,8 @@ def info(
     as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint is and what would run it; fails with the server's message if the
-    server would refuse its configuration. Weights and tokenizer are read when it is served.
+    server would refuse its configuration. Weights and tokenizer are read when it is served, but for
+    the tokenizer of a reranker.
     """
     known, model_id, own = named(model)
     folder = resolve(model_id, revision, with_weights=False)
@@ -80,7 +75,7 @@ def info(
         "model_id": model_id,
         "folder": str(folder),
         "weight_bytes": sum(map(weight_bytes, route_parts(folder) or (trunk,))),
-        **_running(trunk, detected),
+        **_running(folder, detected),
         **_formats(folder, detected, settings),
         "ranks": [asdict(share) for share in shares_of(trunk, detected, settings)],
         "settings": own,
@@ -131,9 +126,14 @@ def _source(entry: Entry) -> str:
 
 
 def _running(folder: Path, detected: Detected) -> dict[str, Any]:
-    """What a checkpoint is, the file that implements its architecture, and its kernels."""
-    from atoll.models import fallback, fallback_encoder, registry
+    """What a checkpoint is, the file that implements its architecture, and its kernels.
+
+    Raises:
+        ConfigError: a reranker could score no pair.
+    """
+    from atoll.models import fallback, fallback_encoder, families, registry
     from atoll.models.detect_tables import NOT_TRUNKS
+    from atoll.models.operations import kernels
 
     facts = asdict(detected)
     runs_on = facts.pop("runs_on")
@@ -142,9 +142,27 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     if runs_on != "native":
         file = fallback if detected.task == "generate" else fallback_encoder
         return {**facts, "implementation": f"{file.__name__}: {runs_on}, best effort"}
-    raw = registry.Checkpoint.open(folder).raw
-    module = registry.architecture(raw, registry.table_of(raw, detected.task))
-    return {**facts, "implementation": module.__name__, "kernels": _kernels()}
+    raw = registry.Checkpoint.open(transformer_folder(folder)).raw
+    table = registry.table_of(raw, detected.task)
+    module = registry.architecture(raw, table)
+    model = registry.sketch(module, raw)
+    has_tokenizer = (transformer_folder(folder) / "tokenizer.json").exists()
+    if detected.task == "rerank" and table is families.ENCODERS and has_tokenizer:
+        _check_pairs(folder, model)
+    used = kernels(model, detected.task == "generate")
+    return {**facts, "implementation": module.__name__, "kernels": used}
+
+
+def _check_pairs(folder: Path, model: Any) -> None:
+    """Raises ConfigError: the tokenizer gives every pair a segment that the model lacks."""
+    from atoll.text.text_encoder import TextEncoder
+    from atoll.text.tokenizer import Tokenizer
+
+    num_types = getattr(model.config, "num_token_types", 0) if has_token_types(folder) else 0
+    try:
+        TextEncoder(Tokenizer.load(folder).core, model.max_length, num_types).check_pairs()
+    except ValidationError as error:
+        raise ConfigError(f"{folder}: {error}") from error
 
 
 def _formats(folder: Path, detected: Detected, settings: Settings) -> Mapping[str, str]:
@@ -160,16 +178,6 @@ def _held(share: Mapping[str, int]) -> str:
     state = share["state_bytes"] / 1e6
     held = f"each GPU {weights:.2f} GB of weights, {cache:.1f} kB of cache a token"
     return f"{held}, {state:.1f} MB of state a request" if state else held
-
-
-def _kernels() -> dict[str, str]:
-    """The first candidate for each operation on this machine's device."""
-    import torch
-
-    from atoll_kernels import dispatch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return {name: dispatch.candidates(op, device)[0].__module__ for name, op in _OPS.items()}
 
 
 def _shown(value: Any) -> str:

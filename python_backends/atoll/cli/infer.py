@@ -16,6 +16,7 @@ from atoll.errors import ConfigError
 
 if TYPE_CHECKING:
     from atoll_client import Client
+    from atoll_client.types import ModelInfo
 
 MaxTokens = Annotated[
     int, typer.Option(envvar="ATOLL_MAX_TOKENS", help="Maximum length of an answer in tokens.")
@@ -70,13 +71,15 @@ def infer(
         raise ConfigError("no text to ask with: --text, or lines on standard input")
     options = {"max_tokens": max_tokens, "temperature": temperature}
     with connect(url, timeout, key) as client:
-        tasks = _tasks(client)
-        task, generator = tasks.get(model), model.removesuffix("-session")
-        is_session = task is None and tasks.get(generator) == "generate"
-        if task is not None or is_session:
+        models, generator = _models(client), model.removesuffix("-session")
+        found = models.get(model)
+        task = found.task if found else None
+        is_session = found is None and generator in models and models[generator].task == "generate"
+        if found is not None or is_session:
             _refuse_unread(
-                context, model, task or "conversations", _READ.get(task or "generate", ())
-            )
+                context, model, task or "conversations", _READ.get(task or "generate", ()),
+                "texts and --image" if found and _takes_images(found) else "texts alone",
+            )  # fmt: skip
         if images and task != "embed":
             raise ConfigError(f"{model} is not for images: --image is for models that embed them")
         if task == "generate":
@@ -91,7 +94,7 @@ def infer(
             return
         if task is None:
             read = ("query",) if "query" in client.input_shapes(model) else ()
-            _refuse_unread(context, model, "asked by its tensors", read)
+            _refuse_unread(context, model, "asked by its tensors", read, "texts alone")
             rows = of_pipeline(client, model, texts, query)
         else:
             rows = of_encoder(client, model, task, texts, query) if texts else []
@@ -120,9 +123,10 @@ def chat(
     """
     is_terminal = sys.stdin.isatty()
     with connect(url, timeout, key) as client:
-        tasks = _tasks(client)
-        if tasks.get(model) != "generate":
-            served = ", ".join(name for name, task in tasks.items() if task == "generate") or "none"
+        models = _models(client)
+        if model not in models or models[model].task != "generate":
+            generators = [name for name, one in models.items() if one.task == "generate"]
+            served = ", ".join(generators) or "none"
             raise ConfigError(f"{model!r} is no generator of this server; those are: {served}")
         conversation = client.conversation(model, system)
         for line in _lines(is_terminal):
@@ -139,13 +143,18 @@ def chat(
             print_json(conversation.messages)
 
 
-def _refuse_unread(context: typer.Context, model: str, task: str, read: Collection[str]) -> None:
-    """Raises ConfigError: a flag that the model does not read."""
+def _refuse_unread(
+    context: typer.Context, model: str, task: str, read: Collection[str], otherwise: str
+) -> None:
+    """Raises ConfigError: a flag that the model does not read.
+
+    read: the flags that it reads besides texts. otherwise: what it reads, if these are none.
+    """
     for name in ("query", "max_tokens", "temperature"):
         source = context.get_parameter_source(name)
         if name not in read and source is not None and source.name == "COMMANDLINE":
             flag = name.replace("_", "-")
-            reads = ", ".join(f"--{one.replace('_', '-')}" for one in read) or "texts alone"
+            reads = ", ".join(f"--{one.replace('_', '-')}" for one in read) or otherwise
             raise ConfigError(
                 f"--{flag} is {context.params[name]!r:.80}, which {model} ({task}) does not read; "
                 f"it reads {reads}"
@@ -168,10 +177,16 @@ def _lines(is_terminal: bool) -> Any:
             yield line
 
 
-def _tasks(client: Client) -> dict[str, str]:
-    """The task of each model, by every name of the model."""
+def _models(client: Client) -> dict[str, ModelInfo]:
+    """Each model by every name that it has."""
     names = ((found, (found.name, found.model_id, *found.adapters)) for found in client.models())
-    return {name: found.task for found, known in names for name in known}
+    return {name: found for found, known in names for name in known}
+
+
+def _takes_images(model: ModelInfo) -> bool:
+    from atoll_client.embeddings import takes_images
+
+    return takes_images(model)
 
 
 def _print_answers(

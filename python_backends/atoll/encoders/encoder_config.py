@@ -20,8 +20,8 @@ from atoll.weights.modules import (
     length_limit,
     read_modules,
     read_object,
-    tokenizer_config,
 )
+from atoll.weights.token_types import has_token_types
 
 logger = logging.getLogger(__name__)
 
@@ -32,13 +32,6 @@ _SPLADE_LOGS = {"relu": 1, "log1p_relu": 2}
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 # Activations for scores, by the last part of a class's name.
 ACTIVATIONS = {"Identity": "identity", "Sigmoid": "sigmoid", "Softmax": "softmax", "Tanh": "tanh"}
-# Prefixes of tokenizer classes without segments. Unlike TokenizersBackend of transformers 5,
-# PreTrainedTokenizerFast of transformers 4 has segments; so have the classes below unless
-# transformers 5 wrote the file, which names a backend there.
-_WITHOUT_TOKEN_TYPES = (
-    "Roberta", "XLMRoberta", "Camembert", "MPNet", "DistilBert", "TokenizersBackend",
-)  # fmt: skip
-_WITHOUT_TOKEN_TYPES_IN_5 = ("Albert", "RemBert")
 
 
 class SpladeSpec(NamedTuple):
@@ -111,7 +104,7 @@ class EncoderConfig:
             labels=labels,
             problem_type=problem_type,
             activation=_activation(own, folder, raw, labels, problem_type, settings.task),
-            has_token_types=_has_token_types(folder),
+            has_token_types=has_token_types(folder),
             splade=_splade(folder, modules),
             pair_prompt=_pair_prompt(own.raw),
             truncate_dim=_count(own, "truncate_dim"),
@@ -241,13 +234,3 @@ def _activation(
         return "identity"
     is_single = len(labels) == 1 or problem_type == "multi_label_classification"
     return "sigmoid" if is_single else "softmax"
-
-
-def _has_token_types(folder: Path) -> bool:
-    """By transformers' rule: from the tokenizer's file, or else from the tokenizer's class."""
-    raw = tokenizer_config(folder)
-    fields = Fields(raw, "tokenizer_config.json")
-    if fields.has("model_input_names"):
-        return "token_type_ids" in fields.texts("model_input_names")
-    more = _WITHOUT_TOKEN_TYPES_IN_5 if "backend" in raw else ()
-    return not str(raw.get("tokenizer_class", "")).startswith((*_WITHOUT_TOKEN_TYPES, *more))

@@ -62,9 +62,10 @@ def together(folder: Path, routes: Routes, found: Mapping[str, Detected]) -> Det
     )
     notes = dict.fromkeys(note for one in found.values() for note in one.notes)
     heads = dict.fromkeys(head for one in found.values() for head in one.heads)
+    pooling = routes.told({route: one.pooling for route, one in found.items()})
     return replace(
         main, architecture=NOT_TRUNKS[0], runs_on=f"routes ({types})", notes=tuple(notes),
-        heads=tuple(heads),
+        heads=tuple(heads), pooling=pooling,
     )  # fmt: skip
 
 

@@ -99,6 +99,12 @@ def build(module: ModuleType, raw: Mapping[str, Any], shard: Shard = ONE_RANK) -
         raise ConfigError(f"{error}; sizes that fit this model: {fitting}") from error
 
 
+def sketch(module: ModuleType, raw: Mapping[str, Any]) -> nn.Module:
+    """As ``build``, with one expert for all of a layer."""
+    with sketching():
+        return build(module, raw)
+
+
 def shard_sizes(module: ModuleType, config: Any) -> list[int]:
     """Over how many ranks a model can be divided, by what its layers say; 1 always is among them.
 

@@ -40,6 +40,13 @@ class Routes(NamedTuple):
         """The route that stands for the model where one has to."""
         return self.default or next(iter(self.modules))
 
+    def told(self, facts: Mapping[str, str | None]) -> str | None:
+        """A fact of each route in one text: what holds for all, or for each kind of text."""
+        if len(set(facts.values())) == 1:
+            return next(iter(facts.values()))
+        kinds = self.by_type.items()
+        return ", ".join(f"{kind}: {facts[route] or 'none'}" for kind, route in kinds)
+
 
 def read_routes(folder: Path) -> Routes | None:
     """The routes of a folder; None: it has no Router.

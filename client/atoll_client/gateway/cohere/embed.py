@@ -42,7 +42,11 @@ async def embed(
     num_inputs = len(body.texts or ()) if parts is None else len(parts)
     request.labels.update(kind="tei", method="batch" if num_inputs > 1 else "single")
     if parts is not None:
-        found = await embed_parts(encoder, parts, parameters, field)
+        if body.truncate == "START" and not any(isinstance(part, str) for part in parts):
+            raise ValidationError.of("truncate", "is for texts, and there are images alone")
+        found = await embed_parts(
+            encoder, parts, parameters, field, lambda at: TeiMessages(model, field, places=at)
+        )
     else:
         _check_type_of_texts(body)
         items = encoders.read_items(model, body.texts or [], field)

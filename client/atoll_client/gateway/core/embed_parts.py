@@ -6,8 +6,7 @@ Images are data URIs, which the model decodes and checks; nothing is ever fetche
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -22,7 +21,6 @@ from atoll_client.types import Embeddings, ModelInfo
 
 # Parameters of images; the others are for texts.
 _OF_IMAGES = ("dimensions", "normalize")
-_NAMES = re.compile(r"\b(text_input|image)\[(\d+)\]")
 
 
 class ImageUrl(Strict):
@@ -80,9 +78,16 @@ def check_images(model: ModelInfo, field: str) -> None:
 
 
 async def embed_parts(
-    encoder: Encoder, parts: Sequence[Part], parameters: Parameters, field: str
+    encoder: Encoder,
+    parts: Sequence[Part],
+    parameters: Parameters,
+    field: str,
+    reworded: Callable[[Sequence[int]], Reworded],
 ) -> Embeddings:
-    """Vectors of all parts, in order. field: that holds them, for errors.
+    """Vectors of all parts, in order.
+
+    field: that holds them, for errors. reworded: for the model's errors about rows, given the place
+    of each row in the field.
 
     Raises:
         ValidationError: the model takes no images; or one of them, or a text, cannot be used.
@@ -92,15 +97,14 @@ async def embed_parts(
     calls = []
     if texts:
         found = [part for part in parts if isinstance(part, str)]
-        with_words = _Messages(field, texts)
-        calls.append(_named(encoder.embed(found, parameters), with_words))
+        calls.append(_named(encoder.embed(found, parameters), reworded(texts)))
     if images:
         check_images(encoder.model, field)
         if parameters.get("prompt_name") is not None:
             raise ValidationError.of("prompt_name", "is for texts, and there are images")
         uris = [part.uri for part in parts if isinstance(part, ImageUri)]
         some = {name: parameters.get(name) for name in _OF_IMAGES}
-        calls.append(_named(encoder.embed_images(uris, some), _Messages(field, images)))
+        calls.append(_named(encoder.embed_images(uris, some), reworded(images)))
     answers = await asyncio.gather(*calls)
     order = np.argsort([*texts, *images])
     return Embeddings(
@@ -109,20 +113,6 @@ async def embed_parts(
     )
 
 
-class _Messages(Reworded):
-    """``with``: a model's error about a row, by its place in the body."""
-
-    def __init__(self, field: str, places: Sequence[int]) -> None:
-        self._field, self._places = field, places
-
-    def words(self, error: ValidationError) -> ValidationError | None:
-        message = str(error)
-        if not _NAMES.search(message):
-            return None
-        named = _NAMES.sub(lambda m: f"`{self._field}[{self._places[int(m[2])]}]`", message)
-        return type(error)(named, param=self._field)
-
-
-async def _named(work: Awaitable[Embeddings], messages: _Messages) -> Embeddings:
+async def _named(work: Awaitable[Embeddings], messages: Reworded) -> Embeddings:
     with messages:
         return await work

@@ -40,7 +40,9 @@ async def embeddings(
         field = "input" if body.messages is None else "messages"
         _check_parts(model, parts, body)
         _count(request, len(parts))
-        found = await embed_parts(encoder, parts, parameters, field)
+        found = await embed_parts(
+            encoder, parts, parameters, field, lambda at: TeiMessages(model, field, places=at)
+        )
     else:
         items = encoders.read_items(model, body.texts(), "input")
         check_prompt(model, items, body.prompt_name)
@@ -88,7 +90,9 @@ def _card(model: ModelInfo, name: str, parent: str | None) -> ModelCard:
 
 
 def _check_parts(model: ModelInfo, parts: list[Part], body: EmbeddingsBody) -> None:
-    """Raises ValidationError: the model embeds texts alone, or has no such prompt."""
+    """Raises ValidationError: the model embeds texts alone, or has no such prompt; or something is
+    asked of texts, and there are none.
+    """
     if body.messages is None:
         check_images(model, "input")
     elif not takes_images(model):
@@ -99,6 +103,8 @@ def _check_parts(model: ModelInfo, parts: list[Part], body: EmbeddingsBody) -> N
     texts = [part for part in parts if isinstance(part, str)]
     if texts:
         check_prompt(model, texts, body.prompt_name)
+    else:
+        body.check_images_alone()
 
 
 def _count(request: Request, num_items: int) -> None:

@@ -20,6 +20,8 @@ _TASK = "prompts are selected by prompt_name"
 _CHAT = "chats are not embedded"
 _CALLED = "it is called {} here"
 _FLOATS = "vectors are float32"
+# What only changes how texts are cut.
+_CUTS = ("truncate", "truncate_prompt_tokens", "truncation_direction", "truncation_side")
 
 
 def cut(
@@ -123,6 +125,12 @@ class EmbeddingsBody(OtherServers):
     task: Any = refused(_TASK)
     task_type: Any = refused(_TASK)
     use_activation: Any = refused(_CALLED.format("normalize"), True)
+
+    def check_images_alone(self) -> None:
+        """Raises ValidationError: inputs are to be cut, and all of them are images."""
+        for name in _CUTS:
+            if getattr(self, name) not in (None, False, "NONE"):
+                raise ValidationError.of(name, "is for texts, and there are images alone")
 
     def texts(self) -> Inputs:
         """``input``, after ``parts`` has found that it is there."""

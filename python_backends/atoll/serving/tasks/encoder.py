@@ -73,7 +73,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         )
         workers = settings.tokenization_workers or max(1, num_cores() // 2)
         facts = {
-            "pooling": spec.pooling,
+            "pooling": self.routed.pooling,
             "max_input_tokens": spec.max_length,
             "dtype": str(encoder.options.dtype).removeprefix("torch."),
             "device": str(encoder.options.device),

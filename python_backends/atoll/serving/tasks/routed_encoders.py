@@ -49,6 +49,14 @@ class RoutedEncoders(NamedTuple):
         return self.encoders[None if self.routes is None else self.routes.main]
 
     @property
+    def pooling(self) -> str | None:
+        """How the vectors of a text's tokens become one."""
+        if self.routes is None:
+            return self.main.spec.pooling
+        routes = self.routes.modules
+        return self.routes.told({name: self.encoders[name].spec.pooling for name in routes})
+
+    @property
     def unprompted(self) -> dict[str, str]:
         """The types of inputs, as prompts without a text."""
         return {} if self.routes is None else dict.fromkeys(self.routes.by_type, "")
