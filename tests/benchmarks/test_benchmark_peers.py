@@ -177,3 +177,12 @@ def test_contestants_stay_out_where_memory_does_not_hold_them(apart: ModuleType)
     assert in_float32 < out <= in_float32 | set(generate.MAY_STAY_OUT)
     assert {generate.BASELINE, generate.VLLM, "llama.cpp Q4_0", "Atoll bf16, served"} <= set(left)
     assert sum(generate._gb(name, model) for name in left) <= 22
+
+
+def test_decoding_is_measured_while_all_answers_grow(apart: ModuleType) -> None:
+    decoding = importlib.import_module("harness.decoding")
+    first, second = [0.0, 1.0, 2.0, 3.0, 4.0], [1.5, 2.5, 3.5, 4.5, 5.5]
+    work = decoding.shared_time([first, second])
+    assert (work.units, work.seconds) == (5, 2.5)  # from 1.5 to 4.0
+    with pytest.raises(AssertionError, match="too few tokens"):
+        decoding.shared_time([[0.0, 1.0], [2.0, 3.0]])

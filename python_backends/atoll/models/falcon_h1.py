@@ -133,6 +133,11 @@ class Config(DecoderConfig):
         )
 
 
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    """Many published factors are 1."""
+    return x if factor == 1.0 else x * factor
+
+
 class ScaledMamba2(Mamba2):
     """With factors of its inputs, and of each part of what they are projected to."""
 
@@ -148,7 +153,7 @@ class ScaledMamba2(Mamba2):
 
     def project(self, x: Tensor) -> Tensor:
         """As ``Mamba2.project``."""
-        out = super().project(x * self.in_scale)
+        out = super().project(_scaled(x, self.in_scale))
         self._factors = self._factors.to(out.device, out.dtype)
         return out * self._factors
 
@@ -164,9 +169,10 @@ class ScaledMLP(GatedMLP):
     def forward(self, x: Tensor) -> Tensor:
         """x: (tokens, hidden) -> (tokens, hidden)."""
         gate, up = self.gate_up(x).chunk(2, 1)
-        opened = kernels.activate((gate * self.factors[0]).contiguous(), self.activation)
-        out: Tensor = self.down(opened * up)
-        return out * self.factors[1]
+        out: Tensor = self.down(
+            kernels.gate_rows(up, _scaled(gate, self.factors[0]), self.activation)
+        )
+        return _scaled(out, self.factors[1])
 
 
 class Block(nn.Module):
@@ -185,8 +191,8 @@ class Block(nn.Module):
         """x: (tokens, hidden), not yet added to ``residual``; returns the same pair."""
         m = self.multipliers
         h, residual = self.norm1.add(x, residual)
-        mixed = self.mixer(h, batch) * m.mamba_out
-        attended = self.attention(h * m.attention_in, batch) * m.attention_out
+        mixed = _scaled(self.mixer(h, batch), m.mamba_out)
+        attended = _scaled(self.attention(_scaled(h, m.attention_in), batch), m.attention_out)
         h, residual = self.norm2.add(self.reduce(mixed + attended), residual)
         return self.reduce(self.mlp(h)), residual
 
