@@ -96,6 +96,12 @@ def test_the_store_is_bounded() -> None:
     assert store.drop("me", "a") and not store.drop("me", "a") and not store.drop("you", "b")
     assert store.num_bytes == own and store.item("me", "o-a") is None
     assert store.drop("me", "b") and store.num_bytes == len(store) == 0
+    # What was freed while its successor was written is held again; what replaces holds it, too.
+    for _ in range(2):
+        third = _stored(store, "c", second)
+    assert [one["id"] for one in third.conversation()][:2] == ["i-a", "o-a"]
+    assert store.num_bytes == first.num_bytes + second.num_bytes + third.num_bytes
+    assert store.drop("me", "c") and store.num_bytes == 0
     # By number, by bytes, by time.
     for name in "cdef":
         _stored(store, name)

@@ -27,8 +27,8 @@ class Stored:
     input: Sequence[Item]
     previous: Stored | None
     expires: float
-    num_bytes: int = 0
-    num_holders: int = 1
+    num_bytes: int
+    num_holders: int = 0
 
     def items(self) -> list[Item]:
         """All that the model was given: the conversation before, and the input."""
@@ -81,13 +81,12 @@ class Store:
     ) -> None:
         """Stores a response. items: its own input, each with an id."""
         expires = self._clock() + self._lifetime_s
-        stored = Stored(owner, response, items, previous, expires)
+        num_bytes = len(dump(response)) + len(dump(items))
+        stored = Stored(owner, response, items, previous, expires, num_bytes)
+        self._hold(stored)
+        # What it replaces may be the only one that holds the response before.
         self.drop(owner, response["id"])
         self._table[response["id"]] = stored
-        stored.num_bytes = len(dump(response)) + len(dump(items))
-        self.num_bytes += stored.num_bytes
-        if previous is not None:
-            previous.num_holders += 1
         for item in _all_items(stored):
             self._items[owner, item["id"]] = item
         self._make_room()
@@ -124,13 +123,24 @@ class Store:
         for item in _all_items(stored):
             if self._items.get((stored.owner, item["id"])) is item:
                 del self._items[stored.owner, item["id"]]
-        one: Stored | None = stored
-        while one is not None:
-            one.num_holders -= 1
-            if one.num_holders:
+        self._release(stored)
+
+    def _hold(self, stored: Stored | None) -> None:
+        """Counts one more holder, and the bytes of what had none."""
+        while stored is not None:
+            stored.num_holders += 1
+            if stored.num_holders > 1:
                 return
-            self.num_bytes -= one.num_bytes
-            one = one.previous
+            self.num_bytes += stored.num_bytes
+            stored = stored.previous
+
+    def _release(self, stored: Stored | None) -> None:
+        while stored is not None:
+            stored.num_holders -= 1
+            if stored.num_holders:
+                return
+            self.num_bytes -= stored.num_bytes
+            stored = stored.previous
 
 
 def _all_items(stored: Stored) -> list[Item]:
