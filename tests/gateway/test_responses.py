@@ -12,7 +12,7 @@ import pytest
 from fake_triton import FakeTriton, Refusal, chunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted import CODE, run
+from scripted import CODE, refuse_stream, run
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.responses.custom_input import CustomInput
@@ -65,7 +65,7 @@ def test_items_as_messages(items: list[Any], messages: list[Any]) -> None:
 
 
 @given(st.text(max_size=12), st.lists(st.integers(0, 80), max_size=6), st.booleans())
-@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
 def test_a_custom_tools_input_however_it_is_split(
     text: str, places: list[int], is_ascii: bool
 ) -> None:
@@ -249,6 +249,37 @@ def test_the_oldest_turns_of_a_long_conversation_are_left_out() -> None:
         only = [{"role": "user", "content": "u"}, *[{"role": "assistant", "content": "a"}] * 4]
         refused = await http.post("/v1/responses", json={**body, **more, "input": only})
         assert refused.json()["error"]["param"] == "input"
+
+    run(scenario, MODELS)
+
+
+PROBLEMS: list[tuple[dict[str, Any], str, str | None]] = [
+    ({"reasoning": {"effort": "low"}}, "chat_template_kwargs.reasoning_effort: no variable",
+     "reasoning.effort"),
+    ({}, "messages[0].role is 'x'", "input[0].role"),
+    ({}, "max_tokens is 5, but it is not", "max_output_tokens"),
+    ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {}}}},
+     "the json_schema is not valid: x", "text.format"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": "required"},
+     "the json_schema is not valid: x", "tools"),
+    ({"seed": 1}, "seed is 1, and is not", "seed"), ({}, "something else", None),
+]  # fmt: skip
+
+
+def test_errors_of_the_model_name_the_fields_of_responses() -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        for fields, told, param in PROBLEMS:
+            triton.generate = refuse_stream(CODE.INVALID_ARGUMENT, told)
+            for stream in (False, True):
+                body = {"input": "a", **fields, "stream": stream}
+                answer = await http.post("/v1/responses", json=body)
+                error = answer.json()["error"]
+                assert (answer.status_code, error["param"]) == (400, param), error
+                assert (
+                    param is None
+                    or param.partition("[")[0] in error["message"]
+                    or ("not valid" in error["message"])
+                )
 
     run(scenario, MODELS)
 
