@@ -55,17 +55,16 @@ async def _events(
     request: Request, context: Context, asked: Asked, answer: Answer, writer: Writer
 ) -> AsyncGenerator[StreamEvent, None]:
     """The events of a response, which is stored before its last event."""
-    is_stream = asked.body.stream
     chunks = _chunks(request, context, asked, answer)
     try:
         with ResponseMessages(asked.chat.job.model, asked.body):
             async with contextlib.aclosing(chunks):
                 async for chunk, events in chunks:
                     if not writer.has_begun:
+                        if asked.body.stream:
+                            _store(context, asked, writer.response)
                         for one in writer.begin():
                             yield one
-                        if is_stream:
-                            _store(context, asked, writer.response)
                     for one in writer.write(chunk, events):
                         if writer.response["status"] != "in_progress":
                             _store(context, asked, writer.response)
