@@ -225,6 +225,14 @@ def test_what_is_refused_is_named(
     assert body["request_id"] == caught.value.request_id
 
 
+def test_models(client: anthropic.Anthropic) -> None:
+    names = [model.id for model in client.models.list()]
+    assert names == ["harmony", "hermes", "xml"]
+    assert client.models.retrieve("xml").max_tokens == 512
+    with pytest.raises(anthropic.NotFoundError, match="'x' is not served"):
+        client.models.retrieve("x")
+
+
 def test_an_unknown_model(client: anthropic.Anthropic) -> None:
     messages: Any = [{"role": "user", "content": "a"}]
     with pytest.raises(anthropic.NotFoundError, match="not_found_error.*'claude-x' is not served"):

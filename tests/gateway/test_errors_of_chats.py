@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import pytest
 from fake_triton import FakeTriton, Refusal, chunk
 from scripted import CHAT, CODE, EMBED, post, refuse_stream, run
+
+from atoll_client.gateway.core import sse
 
 PATH = "/v1/messages"
 BODY: dict[str, Any] = {**CHAT[1], "max_tokens": 5}
@@ -64,6 +68,29 @@ def test_refusals_of_the_gateway() -> None:
             assert (answer.status_code, list(answer.json())) == (status, ["error"]), path
 
     run(scenario, payload_limit=2000)
+
+
+def test_a_silent_stream_gets_pings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("atoll_client.gateway.core.sse._SILENCE_S", 0.05)
+    sent, write = bytearray(), sse.Events._write
+
+    async def noted(self: sse.Events[Any], send: Any, data: bytes) -> None:
+        sent.extend(data)
+        await write(self, send, data)
+
+    monkeypatch.setattr(sse.Events, "_write", noted)
+
+    async def slow(message: Any) -> AsyncIterator[Any]:
+        while sse.PING not in sent:
+            await asyncio.sleep(0.01)
+        yield chunk("one", "stop")
+
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        triton.generate = slow
+        answer = await post(http, (PATH, {**BODY, "stream": True}))
+        assert answer.text.startswith("event: ping") and "one" in answer.text
+
+    run(scenario)
 
 
 def test_a_key_in_either_header() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from atoll_client.gateway import documentation, pages, vertex
 from atoll_client.gateway import shape_routing as shapes
+from atoll_client.gateway.anthropic import models as anthropic_models
 from atoll_client.gateway.anthropic import routes as anthropic
 from atoll_client.gateway.cohere import embed as cohere
 from atoll_client.gateway.core.route import Handler, Route
@@ -33,9 +34,11 @@ _BY_SHAPE: tuple[Handler, ...] = (
 
 ROUTES: tuple[Route, ...] = (
     # OpenAI
-    Route("GET", "/v1/models", openai_embeddings.models, "openai", "Models and adapters"),
-    Route("GET", "/v1/models/{model}", openai_embeddings.model, "openai", "One model",
-          pattern="/v1/models/{model:path}"),
+    Route("GET", "/v1/models", anthropic_models.models, "openai", "Models and adapters",
+          handlers=(openai_embeddings.models, anthropic_models.generators)),
+    Route("GET", "/v1/models/{model}", anthropic_models.model, "openai", "One model",
+          pattern="/v1/models/{model:path}",
+          handlers=(openai_embeddings.model, anthropic_models.generator)),
     Route("POST", "/v1/chat/completions", openai_chat.chat, "openai", "Chat",
           example={**_CHAT, "max_tokens": 20}),
     Route("POST", "/v1/responses", responses.create, "openai", "A response (Responses API)",

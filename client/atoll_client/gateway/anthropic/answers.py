@@ -59,6 +59,27 @@ class AssistantMessage(TypedDict):
     usage: MessageUsage
 
 
+class AnthropicModel(TypedDict):
+    """A model that answers messages. ``created_at``: when the gateway was started."""
+
+    type: Literal["model"]
+    id: str
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"]
+    max_input_tokens: int
+    max_tokens: int
+
+
+class AnthropicModels(TypedDict):
+    """All of them, on one page."""
+
+    data: list[AnthropicModel]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+
 class TokenCount(TypedDict):
     """The tokens of a prompt."""
 
