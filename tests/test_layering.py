@@ -22,16 +22,17 @@ ALLOWED = {
     "atoll_kernels": set[str](),
     "weights": set[str](),
     "layers": {"weights", "atoll_kernels"},
-    "models": {"layers", "weights", "atoll_kernels", "text", "images"},
+    "models": {"layers", "weights", "atoll_kernels", "text", "images", "audio"},
     "text": {"weights"},
     "images": {"weights"},
+    "audio": {"weights"},
     "sampling": {"text", "atoll_kernels"},
     "runner": {"sampling", "models", "layers", "weights", "text", "atoll_kernels"},
     "engine": {"runner", "sampling"},  # BORDER alone
     "encoders": {"models", "layers", "weights", "text", "images", "atoll_kernels"},
     "serving": {
-        "engine", "runner", "sampling", "encoders", "models", "text", "images", "layers", "weights",
-        "atoll_kernels",
+        "engine", "runner", "sampling", "encoders", "models", "text", "images", "audio", "layers",
+        "weights", "atoll_kernels",
     },
     "catalogue": {"serving", "models", "weights"},
     "launcher": {"catalogue", "serving", "weights", "text"},
@@ -51,7 +52,13 @@ HOMES = {
     "triton_python_backend_utils": ("atoll/serving/triton/",),
     "triton": ("atoll_kernels/gpu/",),
     "PIL": ("atoll/images/",),
-    "transformers": ("atoll/text/", "atoll/models/fallback", "atoll/weights/gguf/"),
+    "soundfile": ("atoll/audio/",),
+    "transformers": (
+        "atoll/text/",
+        "atoll/audio/",
+        "atoll/models/fallback",
+        "atoll/weights/gguf/",
+    ),
 }
 
 

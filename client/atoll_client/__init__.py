@@ -4,6 +4,7 @@ from atoll_client.aio import AsyncClient
 from atoll_client.client import Client, Conversation
 from atoll_client.conversation import AsyncConversation
 from atoll_client.errors import AtollError
+from atoll_client.speech import Segment, Transcript
 from atoll_client.types import (
     Alternative,
     Chunk,
@@ -32,7 +33,9 @@ __all__ = [
     "Label",
     "ModelInfo",
     "Rank",
+    "Segment",
     "SparseVector",
     "Token",
+    "Transcript",
     "__version__",
 ]

@@ -17,10 +17,11 @@ import dataclasses
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
-from atoll_client import kserve, tasks
+from atoll_client import kserve, speech, tasks
 from atoll_client.aio_encoders import AsyncEncoders
 from atoll_client.batching import several
 from atoll_client.conversation import AsyncConversation
+from atoll_client.speech import Transcript
 from atoll_client.tasks import Prompt
 from atoll_client.types import (
     Chunk,
@@ -91,6 +92,43 @@ class AsyncClient(AsyncEncoders):
         async with contextlib.aclosing(self._chunks(found, model, options, True)) as chunks:
             async for chunk in chunks:
                 yield chunk
+
+    async def transcribe(
+        self, sound: speech.Sound, model: str | None = None, **options: Any
+    ) -> Transcript:
+        """What is said in a sound; options: those of ``stream_transcript``."""
+        pieces = self._transcripts(sound, model, options, False)
+        async with contextlib.aclosing(pieces):
+            return [piece async for piece in pieces][-1]
+
+    async def stream_transcript(
+        self, sound: speech.Sound, model: str | None = None, **options: Any
+    ) -> AsyncGenerator[Transcript, None]:
+        """The transcript as it is written, some segments at a time.
+
+        Args:
+            sound: the bytes of a file (WAV, FLAC, MP3, OGG), a ``pathlib.Path``, which is read
+                here, or samples at 16 kHz.
+            options: ``language`` (detected if it is not set), ``task`` (transcribe or translate),
+                ``prompt`` (what the transcript follows), ``temperature``, ``seed``, and
+                ``timestamps`` (false: one segment, of at most a window of 30 s).
+        """
+        pieces = self._transcripts(sound, model, options, True)
+        async with contextlib.aclosing(pieces):
+            async for piece in pieces:
+                yield piece
+
+    async def _transcripts(
+        self, sound: speech.Sound, model: str | None, options: Mapping[str, Any], stream: bool
+    ) -> AsyncGenerator[Transcript, None]:
+        parameters = {**options, "stream": stream}
+        prompt = parameters.pop("prompt", None)
+        info = await self._model(model, str(options.get("task") or "transcribe"))
+        message = speech.transcribe(info.name, speech.sound_of(sound), prompt, parameters)
+        async with contextlib.aclosing(self._responses(message, info.name)) as responses:
+            async for response in responses:
+                if response.outputs:
+                    yield speech.read(response)
 
     def conversation(
         self, model: str | None = None, system: str | None = None, *, session: bool | None = None

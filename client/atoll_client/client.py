@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from atoll_client.aio import AsyncClient
 from atoll_client.conversation import AsyncConversation
 from atoll_client.embeddings import Image
+from atoll_client.speech import Sound, Transcript
 from atoll_client.types import (
     Chunk,
     Entity,
@@ -160,6 +161,16 @@ class Client:
     ) -> Generator[Chunk, None, None]:
         """Chunks as they arrive. Leaving the loop early cancels the work."""
         return self._pieces(self._client.stream(prompt, model, **options))
+
+    def transcribe(self, sound: Sound, model: str | None = None, **options: Any) -> Transcript:
+        """What is said in a sound."""
+        return self._run(self._client.transcribe(sound, model, **options))
+
+    def stream_transcript(
+        self, sound: Sound, model: str | None = None, **options: Any
+    ) -> Generator[Transcript, None, None]:
+        """The transcript as it is written. Leaving the loop early cancels the work."""
+        return self._pieces(self._client.stream_transcript(sound, model, **options))
 
     def conversation(
         self, model: str | None = None, system: str | None = None, *, session: bool | None = None

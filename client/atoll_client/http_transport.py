@@ -234,5 +234,5 @@ _EVENT_TYPES = {
     "cumulative_logprob": "FP32", "logprobs": "BYTES", "prompt_logprobs": "BYTES",
     "num_input_tokens": "UINT32", "num_output_tokens": "UINT32",
     "num_cached_tokens": "UINT32", "token_ids": "INT32",
-    "control": "BYTES",
+    "segments": "BYTES", "language": "BYTES", "duration": "FP32", "control": "BYTES",
 }  # fmt: skip

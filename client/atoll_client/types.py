@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float32]
 class ModelInfo:
     """A served model and its description of itself.
 
-    task: one of ``tasks.ENCODER_TASKS``, or generate. facts: the complete description.
+    task: one of ``tasks.ENCODER_TASKS``, generate or transcribe. facts: the complete description.
     """
 
     name: str

@@ -25,6 +25,7 @@ GROUPS = {
     "limits": "Limits",
     "encoder": "Embedders, rerankers and classifiers",
     "generate": "Generators",
+    "transcribe": "Speech recognition",
 }
 # The same words that flags accept.
 _BOOLEANS = dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True) | dict.fromkeys(
@@ -49,11 +50,9 @@ class Settings:
         None, "name shown to clients; for a single model", group="model"
     )
     task: str | None = _setting(
-        None,
-        "embed, sparse, multi_vector, rerank, classify, token_classify or generate; read from the "
-        "model if unset",
-        group="model",
-    )
+        None, "embed, sparse, multi_vector, rerank, classify, token_classify, generate or "
+        "transcribe; read from the model if unset", group="model",
+    )  # fmt: skip
     dtype: str = _setting(
         "default",
         "default (float32 on CPU; on GPU the checkpoint's, or float16 for float32), auto (the "
@@ -136,9 +135,8 @@ class Settings:
         None,
         "longest prompt and answer together; if unset, the model's positions or the size of the KV "
         "cache, whichever is smaller",
-        group="generate",
-        least=2,
-    )
+        group="generate", least=2,
+    )  # fmt: skip
     max_batch_prefill_tokens: int = _setting(
         2048, "prompt tokens in one step", group="generate", least=1
     )
@@ -150,15 +148,13 @@ class Settings:
         0.0,
         "admit waiting prompts once there are this many per running request; 0: at once, since "
         "prompts and decoding share steps",
-        group="generate",
-        least=0,
-    )
+        group="generate", least=0,
+    )  # fmt: skip
     max_waiting_tokens: int = _setting(
         20,
         "steps after which waiting prompts are admitted regardless of waiting_served_ratio",
-        group="generate",
-        least=0,
-    )
+        group="generate", least=0,
+    )  # fmt: skip
     max_best_of: int = _setting(2, "largest best_of", group="generate", least=1)
     max_stop_sequences: int = _setting(4, "stop strings in one request", group="generate", least=0)
     max_top_n_tokens: int = _setting(
@@ -242,6 +238,9 @@ class Settings:
     session_timeout_s: float = _setting(
         300.0, "idle seconds after which a conversation is dropped", group="generate", least=0
     )
+
+    max_audio_bytes: int = _setting(25_000_000, "most of a file", group="transcribe", least=1)
+    max_audio_seconds: float = _setting(7200.0, "of a sound", group="transcribe", least=1)
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -205,8 +205,8 @@ def test_unusable_configs_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError, match="expected an object"):
         read_model(tmp_path)
-    checkpoint(tmp_path, architectures=["WhisperModel"], model_type="whisper")
-    with pytest.raises(UnsupportedModel, match=r"WhisperModel.*--task"):
+    checkpoint(tmp_path, architectures=["Wav2Vec2Model"], model_type="wav2vec2")
+    with pytest.raises(UnsupportedModel, match=r"Wav2Vec2Model.*--task"):
         read_model(tmp_path)
     with pytest.raises(UnsupportedModel, match="'paint' is not served"):
         render(entry_for("x", read_model(tmp_path, task="paint"), name="x"))

@@ -1,7 +1,8 @@
 """Real servers for all tests here, the first two with a gateway in front.
 
 ``others``: models that are not Atoll's. ``served``: the two embedded models. ``scoring``: tiny
-checkpoints that rerank, classify texts and tokens, and give sparse vectors and vectors of tokens.
+checkpoints that rerank, classify texts and tokens, give sparse vectors and vectors of tokens, and
+transcribe.
 ``echoes``: generators that say what they are told. ``complete``: an entry of every kind, pipelines
 included.
 """
@@ -80,13 +81,27 @@ def decoding_reranker(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, R
 
 
 @pytest.fixture(scope="session")
-def scoring(folders: dict[str, Path], decoding_reranker: tuple[Path, Reranker]) -> Iterator[Served]:
-    """Rerankers, classifiers of texts and tokens, a sparse embedder, a late-interaction model."""
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model that transcribes."""
+    from tiny.whisper import write_whisper
+
+    folder = tmp_path_factory.mktemp("speech") / "tiny-transcribe"
+    folder.mkdir()
+    write_whisper("whisper", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def scoring(
+    folders: dict[str, Path], decoding_reranker: tuple[Path, Reranker], whisper: Path
+) -> Iterator[Served]:
+    """Rerankers, classifiers of texts and tokens, a sparse embedder, a late-interaction model, and
+    one that transcribes."""
     from atoll.cli.choose import entry_of
     from atoll.launcher.options import ServerOptions
 
     entries = tuple(entry_of(str(folder), {"task": task}) for task, folder in folders.items())
-    entries += (entry_of(str(decoding_reranker[0]), {}),)
+    entries += (entry_of(str(decoding_reranker[0]), {}), entry_of(str(whisper), {}))
     options = ServerOptions.on_free_ports(
         entries=entries, exit_timeout_s=3, watch_interval_s=0.0, environment=ONE_THREAD
     )

@@ -33,6 +33,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "has_chat_template": True,
     },
     "wordy": {"task": "generate", "max_total_tokens": 64, "reasoning_parser": "qwen3"},
+    "speech": {"task": "transcribe", "tasks": ["translate"], "language_names": {"en": "english"}},
 }
 TOKEN = {"id": 7, "text": "a", "special": False, "start": 0, "stop": 1}
 SPECIAL = {"id": 1, "text": "[CLS]", "special": True, "start": None, "stop": None}
@@ -96,6 +97,10 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"prompt": ["a", "b"], "n": 2, "echo": True, "logprobs": 1}, {"prompt": "a", **STREAM},
         {"prompt": "a", "stream": True, "logprobs": 1},
     ],
+    **dict.fromkeys(("/v1/audio/transcriptions", "/v1/audio/translations"), [
+        {"file": "data:,", "response_format": kind}
+        for kind in ("json", "text", "verbose_json", "srt", "vtt")
+    ]),
     "/v1/embeddings": [{"input": ["a", "b"], "encoding_format": "base64"}],
     "/v1/rerank": [{"query": "a", "documents": ["a", {"text": "b"}], "return_documents": True}],
     "/v2/embed": [
@@ -120,7 +125,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
         {"inputs": "a", "model": name, **stream}
         for name in MODELS
         for stream in ({}, *([{"stream": True}] if name == "words" else []))
-        if name != "order"
+        if name not in ("order", "speech")
     ] + [CHAT, {"prompt": "a"}, {"query": "a", "texts": ["b"]}],
     "/vertex": [{"instances": [{"inputs": "a", "model": name} for name in ("labels", "words")]}],
 }  # fmt: skip
@@ -162,16 +167,31 @@ async def _generate(message: Any) -> AsyncIterator[Any]:
     if message.model_name == "wordy":
         text = f"<think>a</think>{text}"
     more = {"logprobs": LOGPROBS, "prompt_logprobs": PROMPT_LOGPROBS}
-    if inputs.get("stream") == b"\1":
+    if message.model_name == "speech":
+        yield _heard()
+    elif inputs.get("stream") == b"\1":
         yield chunk(text, logprobs=LOGPROBS)
         yield chunk("", "stop")
     else:
         yield chunk(text, "stop", -0.5, **more)
 
 
+def _heard() -> Any:
+    """A transcript of one segment."""
+    segment = {
+        "id": 0, "seek": 0, "start": 0.0, "end": 1.5, "text": " one --> two", "tokens": [1, 2],
+        "temperature": 0.0, "avg_logprob": -0.5, "compression_ratio": 1.0,
+    }  # fmt: skip
+    return response(
+        text_output=["one"], segments=[json.dumps([segment])], language=["en"],
+        duration=np.array([1.5]), num_output_tokens=np.array([2]),
+    )  # fmt: skip
+
+
 async def _breaks(message: Any) -> AsyncIterator[Any]:
     """A stream that fails after it has begun."""
-    yield chunk("one", logprobs=LOGPROBS)
+    is_speech = message.model_name == "speech"
+    yield _heard() if is_speech else chunk("one", logprobs=LOGPROBS)
     raise Refusal(CODE.INTERNAL, "broken")
 
 
@@ -227,7 +247,8 @@ def test_answers_are_as_described(route: Route) -> None:
             if {"text/event-stream", LINES} & route.answers.keys():
                 triton.generate = _breaks
                 for path in await _paths(http, route):
-                    body = {**route.example, "stream": True, "model": "words"}
+                    model = "speech" if "audio" in path else "words"
+                    body = {**route.example, "stream": True, "model": model}
                     answer = await _check(http, route, path, body)
                     assert "broken" in answer.text
 

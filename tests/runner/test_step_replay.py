@@ -21,6 +21,7 @@ from atoll.runner import frames
 from atoll.runner.step_input import StepInput, StepOutput
 
 OPTIONS: list[dict[str, Any]] = [
+    {"first_time": 90},
     {}, {"do_sample": True, "seed": 1, "top_k": 5, "top_p": 0.8, "temperature": 0.7},
     {"do_sample": True, "seed": 2**64 - 1, "min_p": 0.05, "typical_p": 0.9, "watermark": True},
     {"repetition_penalty": 1.2, "frequency_penalty": 0.3, "presence_penalty": 0.1,

@@ -20,6 +20,7 @@ import tritonclient.grpc as grpc
 import tritonclient.http as http
 from tiny.bart import LANGUAGES, START
 from tiny.towers import data_uri, encoded, picture, read_towers
+from tiny.whisper import sound
 from tritonclient.utils import InferenceServerException
 from whole_repository import (
     COUNT,
@@ -32,8 +33,10 @@ from whole_repository import (
     REPOSITORY,
     SERVED_ENCODERS,
     SERVED_GENERATORS,
+    SERVED_TRANSCRIBERS,
     SESSIONS,
     TEXTS,
+    TRANSCRIBERS,
     Groups,
     Served,
     shape,
@@ -42,6 +45,7 @@ from whole_repository import (
 
 from atoll.catalogue import Entry
 from atoll.text.tokenizer import Tokenizer
+from atoll_client import Client
 
 
 @pytest.fixture(scope="module")
@@ -289,9 +293,28 @@ def test_generator_answers_over_http_and_streams_over_grpc(
     assert pieces[-1] > 1, pieces
 
 
+@_in_groups(SERVED_TRANSCRIBERS)
+def test_transcribers_answer_over_http_and_stream_over_grpc(
+    group: dict[str, Served], name: str
+) -> None:
+    served, wave = group[name], sound(2.2)
+    with Client(served.server.grpc_url) as client:
+        whole = client.transcribe(wave, name, language="fr", prompt="abc")
+        assert whole.language == "fr" and abs(whole.duration - 2.2) < 1e-4
+        assert len(whole.segments) > 3 and whole.segments[-1].end > 1.5
+        assert whole.text == "".join(one.text for one in whole.segments).strip()
+        pieces = list(client.stream_transcript(wave, name, language="fr", prompt="abc"))
+        assert len(pieces) > 1
+        assert [one for piece in pieces for one in piece.segments] == list(whole.segments)
+        assert client.transcribe(wave, name).language in ("en", "fr", "de")
+    with Client(served.server.http_url) as client:
+        assert client.transcribe(wave, name, language="fr", prompt="abc") == whole
+
+
 def test_every_folder_is_tested() -> None:
-    tested = {*PIPELINES, *ENCODERS, *GENERATORS, *SESSIONS}
+    tested = {*PIPELINES, *ENCODERS, *GENERATORS, *TRANSCRIBERS, *SESSIONS}
     assert tested == {path.name for path in REPOSITORY.iterdir()}
-    assert {*ENCODERS, *GENERATORS} <= ENTRIES_BY_NAME.keys()
-    served = {shape(name) for name in (*SERVED_ENCODERS, *SERVED_GENERATORS)}
-    assert {shape(name) for name in (*ENCODERS, *GENERATORS)} == served
+    alone = (*ENCODERS, *GENERATORS, *TRANSCRIBERS)
+    assert {*alone} <= ENTRIES_BY_NAME.keys()
+    served = {*SERVED_ENCODERS, *SERVED_GENERATORS, *SERVED_TRANSCRIBERS}
+    assert {shape(name) for name in alone} == {shape(name) for name in served}

@@ -10,7 +10,8 @@ import fake_backend  # noqa: F401  (before the modules that import Triton's)
 import pytest
 
 from atoll.engine.stats import EngineStats
-from atoll.serving.triton.generate_metrics import _COUNTERS, GenerateMetrics
+from atoll.serving.triton.engine_metrics import _COUNTERS
+from atoll.serving.triton.generate_metrics import GenerateMetrics
 
 
 def _stats(**counted: int) -> EngineStats:

@@ -13,10 +13,10 @@ from atoll.serving.engine_loader import LoadedEngine, load_engine
 
 
 @contextmanager
-def engine(folder: Path, **settings: Any) -> Iterator[LoadedEngine]:
+def engine(folder: Path, task: str = "generate", **settings: Any) -> Iterator[LoadedEngine]:
     """A started engine with a cache of a thousand tokens, in float32."""
     limits = {"max_batch_total_tokens": 1024, "num_threads": 1, "dtype": "float32", **settings}
-    loaded = load_engine(Settings(model_id=str(folder), **limits), folder)
+    loaded = load_engine(Settings(model_id=str(folder), **limits), folder, task=task)
     loaded.engine.start()
     try:
         yield loaded

@@ -213,12 +213,21 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
     "images in a native family": ({**LLAMA, "mm_vision_tower": "clip"}, {}, "has mm_vision_tower"),
     "sound": (
         {
+            "model_type": "speech_to_text",
+            "architectures": ["Speech2TextForConditionalGeneration"],
+            "is_encoder_decoder": True,
+        },
+        {},
+        "Speech2TextForConditionalGeneration.*no text generator",
+    ),
+    "Whisper's oldest files": (
+        {
             "model_type": "whisper",
             "architectures": ["WhisperForConditionalGeneration"],
             "is_encoder_decoder": True,
         },
         {},
-        "WhisperForConditionalGeneration.*no text generator",
+        "generation_config.json has no no_timestamps_token_id",
     ),
     "words ahead": (
         {"model_type": "xlnet", "architectures": ["XLNetLMHeadModel"]},

@@ -16,6 +16,7 @@ import pytest
 import torch
 from entry_checkpoints import layout, write_decoder, write_encoder
 from serving import ONE_THREAD
+from tiny.whisper import write_whisper
 
 from atoll.catalogue import ENTRIES, read_repository
 from atoll.launcher import ServerOptions, ServerProcess
@@ -24,6 +25,7 @@ REPOSITORY = Path(__file__).parents[2] / "model_repository"
 MODELS = {model.name: model for model in read_repository(REPOSITORY)}
 ENTRIES_BY_NAME = {entry.name: entry for entry in ENTRIES}
 GENERATORS = sorted(name for name, model in MODELS.items() if model.task == "generate")
+TRANSCRIBERS = sorted(name for name, model in MODELS.items() if model.task == "transcribe")
 # Entries that others are made of come with them.
 PIPELINES = [
     "all-minilm-l6-v2", "all-minilm-l6-v2-tokens", "all-minilm-l6-v2-ensemble",
@@ -32,7 +34,7 @@ PIPELINES = [
 
 # All alike but for the generator's name: test_sessions talks to one of them.
 SESSIONS = [f"{name}-session" for name in GENERATORS]
-ENCODERS = sorted(MODELS.keys() - set(GENERATORS) - set(PIPELINES) - set(SESSIONS))
+ENCODERS = sorted(MODELS.keys() - {*GENERATORS, *TRANSCRIBERS, *PIPELINES, *SESSIONS})
 TEXTS = ["An atoll is a ring", "of coral"]
 # Tokens: more than can leave together while the sender waits for its turn on a loaded machine.
 COUNT = 32
@@ -68,6 +70,7 @@ def takes_images(name: str) -> bool:
 # encoders, whose server still runs when the tests of images begin.
 SERVED_ENCODERS = sorted(_one_of_each(ENCODERS), key=takes_images)
 SERVED_GENERATORS = _one_of_each(GENERATORS)
+SERVED_TRANSCRIBERS = _one_of_each(TRANSCRIBERS)
 # Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
 GROUP_SIZE = 8
 
@@ -79,7 +82,9 @@ def _grouped(names: list[str]) -> list[list[str]]:
     return [names[start:end] for start, end in pairwise(bounds)]
 
 
-GROUPS = [PIPELINES, *_grouped(SERVED_ENCODERS), *_grouped(SERVED_GENERATORS)]
+GROUPS = [
+    PIPELINES, *_grouped(SERVED_ENCODERS), *_grouped([*SERVED_GENERATORS, *SERVED_TRANSCRIBERS]),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,9 @@ def _checkpoint(name: str, folder: Path) -> Callable[..., torch.Tensor] | None:
     folder.mkdir(parents=True)
     entry = ENTRIES_BY_NAME.get(name) or ENTRIES_BY_NAME.get(name.removesuffix("-tokens"))
     if entry is None:
+        return None
+    if entry.task == "transcribe":
+        write_whisper("whisper", folder)
         return None
     if entry.task == "generate":
         return write_decoder(entry.model_id, folder)

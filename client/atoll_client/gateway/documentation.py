@@ -21,7 +21,9 @@ from atoll_client.gateway.core.error_formats import (
     OpenAIError,
     TeiError,
 )
+from atoll_client.gateway.core.forms import FORM
 from atoll_client.gateway.core.route import DIALECTS, Route
+from atoll_client.gateway.core.schemas import FormBody
 from atoll_client.gateway.core.web import JSON, Reply, Request, dump
 from atoll_client.gateway.kserve.json_response import BINARY
 
@@ -128,6 +130,8 @@ def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     found = [_schema(kind, schemas, "validation") for kind in route.kinds]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
     content: dict[str, Any] = {JSON: {"schema": schema, "example": route.example}}
+    if any(issubclass(kind, FormBody) for kind in route.kinds):
+        content[FORM] = {"schema": schema}
     if BINARY in route.answers:
         content[BINARY] = {"schema": _schema(bytes, schemas, "validation")}
     return {"required": True, "content": content}

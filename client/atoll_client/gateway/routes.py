@@ -15,6 +15,7 @@ from atoll_client.gateway.ollama import routes as ollama
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
 from atoll_client.gateway.openai import embeddings as openai_embeddings
+from atoll_client.gateway.openai import transcriptions as openai_transcriptions
 from atoll_client.gateway.responses import queries
 from atoll_client.gateway.responses import routes as responses
 from atoll_client.gateway.tei import rerankers, token_classifiers
@@ -31,6 +32,12 @@ _BY_SHAPE: tuple[Handler, ...] = (
     token_classifiers.token_classification, tei.similarity, tgi.compatible, openai_chat.chat,
     openai_completions.completions,
 )  # fmt: skip
+
+# A WAV file of a millisecond.
+_SOUND = {
+    "file": "data:audio/wav;base64,UklGRjQAAABXQVZFZm10IBAAAAABAAEAgD4AAIA+AAABAAgAZGF0YR"
+    "AAAACAgICAgICAgICAgICAgICA"
+}
 
 ROUTES: tuple[Route, ...] = (
     # OpenAI
@@ -53,6 +60,10 @@ ROUTES: tuple[Route, ...] = (
           "Refused: only responses in the background can be cancelled"),
     Route("POST", "/v1/completions", openai_completions.completions, "openai", "Continue a text",
           example={"prompt": _TEXT, "max_tokens": 20}),
+    Route("POST", "/v1/audio/transcriptions", openai_transcriptions.transcriptions, "openai",
+          "Transcribe speech", example=_SOUND, takes_tensors=True),
+    Route("POST", "/v1/audio/translations", openai_transcriptions.translations, "openai",
+          "Translate speech into English", example=_SOUND, takes_tensors=True),
     *(
         Route("POST", path, openai_embeddings.embeddings, "openai", "Vectors of texts",
               example={"input": _TEXT})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from atoll.catalogue.encoders import ENCODERS, EncoderEntry
-from atoll.catalogue.generators import GENERATORS
+from atoll.catalogue.generators import GENERATORS, TRANSCRIBERS
 from atoll.models.detected import Detected
 
 
@@ -59,6 +59,7 @@ def _encoder_entry(e: EncoderEntry) -> Entry:
 ENTRIES: tuple[Entry, ...] = (
     *map(_encoder_entry, ENCODERS),
     *(Entry(g.name, g.model_id, "generate", g.model_type) for g in GENERATORS),
+    *(Entry(t.name, t.model_id, "transcribe", t.model_type) for t in TRANSCRIBERS),
 )
 
 

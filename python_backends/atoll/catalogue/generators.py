@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Generator(NamedTuple):
-    """An entry of task "generate"; ``model_type`` is config.json's."""
+    """An entry of task "generate" or "transcribe"; ``model_type`` is config.json's."""
 
     name: str
     model_id: str
@@ -118,3 +118,13 @@ GENERATORS = (
     Generator("starcoder", "bigcode/starcoder", "gpt_bigcode"),
     Generator("starcoder2-7b", "bigcode/starcoder2-7b", "starcoder2"),
 )  # fmt: skip
+
+# Models that transcribe.
+TRANSCRIBERS = (
+    Generator("distil-large-v3.5", "distil-whisper/distil-large-v3.5", "whisper"),
+    Generator("whisper-base", "openai/whisper-base", "whisper"),
+    Generator("whisper-large-v3", "openai/whisper-large-v3", "whisper"),
+    Generator("whisper-large-v3-turbo", "openai/whisper-large-v3-turbo", "whisper"),
+    Generator("whisper-small", "openai/whisper-small", "whisper"),
+    Generator("whisper-tiny", "openai/whisper-tiny", "whisper"),
+)

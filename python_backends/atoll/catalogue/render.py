@@ -47,6 +47,7 @@ TEMPLATES: Mapping[str, Template] = {
     "classify": Template("ClassifyModel", "{model_id}: text to a score for each label.", ()),
     "token_classify": Template("TokenClassifyModel", "{model_id}: text to entities.", ()),
     "generate": Template("GenerateModel", "{model_id}: prompt to text.", (_DECOUPLED,)),
+    "transcribe": Template("TranscribeModel", "{model_id}: speech to text.", (_DECOUPLED,)),
 }
 
 

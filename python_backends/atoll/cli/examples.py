@@ -30,6 +30,8 @@ _GENERATE = {
     "text_input": "The capital of France is",
     "parameters": {"temperature": 0, "max_tokens": 8},
 }
+# Samples at 16 kHz; files are sent over gRPC, or to the gateway.
+_TRANSCRIBE = {"waveform": [0.0, 0.1, 0.0, -0.1], "language": "en"}
 _REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "embed": ("infer", _EMBED),
     "sparse": ("infer", _EMBED),
@@ -38,6 +40,7 @@ _REQUESTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "token_classify": ("infer", _TOKENS),
     "rerank": ("infer", _RERANK),
     "generate": ("generate", _GENERATE),
+    "transcribe": ("generate", _TRANSCRIBE),
 }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from atoll.cli.options import URL, AsJson, Key, ServedName, Timeout, Url, connect, print_json
-from atoll.cli.rows import of_encoder, of_images, of_pipeline, shown
+from atoll.cli.rows import of_encoder, of_images, of_pipeline, of_sounds, shown
 from atoll.cli.tables import print_table
 from atoll.errors import ConfigError
 
@@ -27,6 +27,7 @@ Temperature = Annotated[
 # What the models of a task read besides texts; a session, as its generator.
 _READ = {
     "generate": ("max_tokens", "temperature"), "rerank": ("query",), "multi_vector": ("query",),
+    "transcribe": ("temperature",),
 }  # fmt: skip
 
 
@@ -41,6 +42,14 @@ def infer(
         list[Path] | None,
         typer.Option(
             help="An image file, for a model of texts and images; may be repeated.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    audio: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="An audio file, for a model that transcribes; may be repeated.",
             exists=True,
             dir_okay=False,
         ),
@@ -64,10 +73,10 @@ def infer(
     are the turns of one conversation. A flag that the model does not read is refused; a variable
     counts for the models that read it.
     """
-    images = image or []
-    is_piped = not (text or images or sys.stdin.isatty())
+    images, sounds = image or [], audio or []
+    is_piped = not (text or images or sounds or sys.stdin.isatty())
     texts = sys.stdin.read().splitlines() if is_piped else text or []
-    if not texts and not images:
+    if not texts and not images and not sounds:
         raise ConfigError("no text to ask with: --text, or lines on standard input")
     options = {"max_tokens": max_tokens, "temperature": temperature}
     with connect(url, timeout, key) as client:
@@ -82,17 +91,23 @@ def infer(
             )  # fmt: skip
         if images and task != "embed":
             raise ConfigError(f"{model} is not for images: --image is for models that embed them")
-        if task == "generate":
+        if sounds and task != "transcribe":
+            raise ConfigError(f"{model} is not for sounds: --audio is for models that transcribe")
+        if task == "transcribe":
+            if texts or not sounds:
+                raise ConfigError(f"{model} transcribes: --audio says which file")
+            rows = of_sounds(client, model, sounds, temperature)
+        elif task == "generate":
             _print_answers(
                 model, texts, as_json,
                 lambda text: (chunk.text for chunk in client.stream(text, model, **options)),
             )  # fmt: skip
             return
-        if is_session:
+        elif is_session:
             with client.conversation(generator, session=True) as talk:
                 _print_answers(model, texts, as_json, lambda text: talk.stream(text, **options))
             return
-        if task is None:
+        elif task is None:
             read = ("query",) if "query" in client.input_shapes(model) else ()
             _refuse_unread(context, model, "asked by its tensors", read, "texts alone")
             rows = of_pipeline(client, model, texts, query)
@@ -163,7 +178,7 @@ def _refuse_unread(
 
 def _named(row: dict[str, Any]) -> str:
     """What a row is the answer to."""
-    return str(row.get("image", row.get("text", "")))
+    return str(row.get("image", row.get("audio", row.get("text", ""))))
 
 
 def _lines(is_terminal: bool) -> Any:

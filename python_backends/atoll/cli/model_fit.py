@@ -50,7 +50,7 @@ def shares_of(folder: Path, detected: Detected, settings: Settings) -> list[Rank
     With the settings' dtype and quantisation, activations in 16 bits unless that says otherwise.
     Empty for models that cannot be divided.
     """
-    if detected.runs_on != "native" or detected.task != "generate":
+    if detected.runs_on != "native" or detected.task not in ("generate", "transcribe"):
         return []
     import torch
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from atoll.catalogue import ENTRIES, Entry
+from atoll.cli.model_sections import speech_section, translation_section
 from atoll.models.encoder_families import DECODERS_ON_TRANSFORMERS, ENCODERS_ON_TRANSFORMERS
 from atoll.models.families import CAUSAL, FAMILIES, NESTED, ON_TRANSFORMERS, RECURRENT
 from atoll.models.family import Family
@@ -22,7 +23,7 @@ _DECODERS_TESTS = {
 _TASKS = {
     "embed": "embeddings", "sparse": "sparse embeddings", "multi_vector": "late interaction",
     "rerank": "reranking", "classify": "classification", "token_classify": "token classification",
-    "generate": "generation",
+    "generate": "generation", "transcribe": "speech recognition",
 }  # fmt: skip
 # What has no trunk, and so no config.json to be told by.
 _STATIC = Family(
@@ -72,7 +73,7 @@ def models_page() -> str:
         "answering, reward models), multi-vector models of images or with pooled tokens, "
         "[decoders that rerank](#decoders-that-rerank) where no file says how they are asked, "
         "models with parts for images or sound other than [those that embed images]"
-        "(#texts-and-images) (of "
+        "(#texts-and-images) and [those that transcribe](#speech) (of "
         f"{' and '.join(sorted(NESTED))}, the text part is served, and images are refused), code "
         "that comes with a checkpoint, translation models on transformers whose target language a "
         "request would have to name (NLLB's experts, SeamlessM4T), adapters next to the weights, "
@@ -94,40 +95,14 @@ def models_page() -> str:
             f"| [{test.rpartition('/')[2]}](../{test}) |"
         )
     sections = (
-        _translation_section,
+        translation_section,
+        speech_section,
         _image_section,
         _reranker_section,
         _fallback_section,
         _encoder_section,
     )
     return "\n".join([*lines, *(line for section in sections for line in ("", *section()))]) + "\n"
-
-
-def _translation_section() -> list[str]:
-    """How encoder-decoders are told the languages, and what they do not do."""
-    return [
-        "## Translation and summaries",
-        "",
-        "NLLB, M2M100, mBART and mBART-50 take two options, called as in transformers: `src_lang`, "
-        "the language of the text (by default that of tokenizer_config.json, else English), and "
-        "`tgt_lang`, that of the answer. Codes are those of the checkpoint's tokenizer (NLLB: "
-        "`fra_Latn`; mBART: `fr_XX`; M2M100: `fr`), which `languages` lists in the model's facts; "
-        "another code is refused with those that are alike. Without `tgt_lang` an answer begins as "
-        "generation_config.json says by `forced_bos_token_id`, and where it does not, in whatever "
-        "language the model prefers. `forced_bos_token_id` is an option of every encoder-decoder, "
-        "too; the token is given to the decoder and is not part of the answer.",
-        "",
-        "Of Marian (OPUS-MT), only models of several target languages are told one, in front of "
-        "the text: `>>deu<<`, in the text itself or by `tgt_lang` `deu`. The language of the text "
-        "is not told, and `src_lang` is refused.",
-        "",
-        "Answers are greedy, or sampled: there is no beam search. `num_beams` in a request is "
-        "refused, and `atoll info` and the log tell where a checkpoint's files ask for it. An "
-        "input and its answer have max_position_embeddings tokens each. Tokenizers are read from "
-        "tokenizer.json; of M2M100 and Marian, as transformers does, from vocab.json and "
-        "sentencepiece.bpe.model or source.spm, and of mBART and mBART-50 from the latter where "
-        "there is no tokenizer.json.",
-    ]
 
 
 def _image_section() -> list[str]:

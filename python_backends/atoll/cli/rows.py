@@ -57,6 +57,14 @@ def of_images(client: Client, model: str, images: list[Path]) -> list[dict[str, 
     ]
 
 
+def of_sounds(
+    client: Client, model: str, sounds: list[Path], temperature: float
+) -> list[dict[str, Any]]:
+    """The rows for audio files, by a model that transcribes."""
+    found = [client.transcribe(path, model, temperature=temperature) for path in sounds]
+    return [{"audio": str(path), **asdict(one)} for path, one in zip(sounds, found, strict=True)]
+
+
 def of_pipeline(
     client: Client, model: str, texts: list[str], query: str | None
 ) -> list[dict[str, Any]]:
@@ -87,6 +95,8 @@ def of_pipeline(
 
 def shown(row: dict[str, Any]) -> str:
     """The answer on one line; long lists are cut."""
+    if "audio" in row:
+        return str(row["text"])
     if "labels" in row:
         return ", ".join(f"{name} {score:.4f}" for name, score in row["labels"].items())
     if "entities" in row:

@@ -49,7 +49,7 @@ class SamplingOptions:
     top_logprobs, prompt_top_logprobs: number of alternatives reported with each token of the answer
     and of the prompt. num_beams: 1: no beam search; see ``engine.beam_search``. bad_words: two or
     more tokens, of which the last never follows the others. begin_suppress_tokens: what no answer
-    begins with.
+    begins with. first_time: the first id of a time; see ``sampling.processors``.
     """
 
     max_new_tokens: int
@@ -80,6 +80,7 @@ class SamplingOptions:
     forced_eos_token_id: int | None = None
     bad_words: tuple[tuple[int, ...], ...] = ()
     begin_suppress_tokens: tuple[int, ...] = ()
+    first_time: int | None = None
 
     @property
     def ending_token_ids(self) -> frozenset[int]:
@@ -104,7 +105,7 @@ class SamplingOptions:
             self.repetition_penalty != 1.0 or self.frequency_penalty or self.presence_penalty
             or self.no_repeat_ngram_size or self.logit_bias or self.watermark
             or self.min_new_tokens or self.forced_eos_token_id is not None
-            or self.bad_words or self.begin_suppress_tokens
+            or self.bad_words or self.begin_suppress_tokens or self.first_time is not None
         )  # fmt: skip
 
 
@@ -179,8 +180,9 @@ class Request:
 
     adapter_id: LoRA adapter; None: the base model. session_id: conversation whose KV blocks are
     reused, and kept afterwards. grammar: constrains the answer. encoder_ids: the input of an
-    encoder-decoder, whose prompt is the decoder's start token. other_sinks: of a beam search's
-    answers behind the best one.
+    encoder-decoder, whose prompt is the decoder's start token. features: (frames, features) of a
+    sound, whose ``encoder_ids`` only say how many outputs the encoder has. other_sinks: of a beam
+    search's answers behind the best one.
     """
 
     request_id: str
@@ -192,6 +194,7 @@ class Request:
     grammar: Grammar | None = None
     encoder_ids: tuple[int, ...] = ()
     other_sinks: tuple[Sink, ...] = ()
+    features: npt.NDArray[np.float32] | None = None
     arrival: float = field(default_factory=time.monotonic)
 
     @property
@@ -201,8 +204,9 @@ class Request:
 
     @property
     def cache_root(self) -> Hashable:
-        """Prefixes are shared only below the same root: keys and values depend on the adapter and
-        on the encoder's input."""
+        """Of prefixes that may be shared: adapter and encoder's input; sounds are not compared."""
+        if self.features is not None:
+            return self.request_id
         return (self.adapter_id, self.encoder_ids) if self.encoder_ids else self.adapter_id
 
 

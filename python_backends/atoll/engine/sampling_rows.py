@@ -151,6 +151,9 @@ def _batch(states: list[RequestState], counts: list[int]) -> _Batch:
     if any(o.watermark for o in options):
         columns["watermark"] = np.full(len(options), -1)
     rows = list(enumerate(owners))
+    times = [(row, o.first_time) for row, o in enumerate(options) if o.first_time is not None]
+    if times:
+        columns["first_times"] = RowTokens(*map(np.array, zip(*times, strict=True)))
     constrained = [(row, s) for row, s in rows if s.matcher is not None]
     if constrained:
         columns["masked_rows"] = np.array([row for row, _ in constrained])

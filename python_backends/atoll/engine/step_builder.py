@@ -21,7 +21,7 @@ from atoll.runner.step_input import (
     Words,
     slots_of,
 )
-from atoll.sampling.inputs import Ints, PromptTokens
+from atoll.sampling.inputs import Ints, PromptTokens, Singles
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,14 @@ class StepInputBuilder:
             cu_seqlens=starts.astype(np.int32),
             slots=slots_of(table, owners, positions, self._block_size),
             adapters=np.array([state.adapter for state in states], np.int32),
+            features=_features(states),
         )
+
+
+def _features(states: Sequence[RequestState]) -> Singles | None:
+    """Sounds, concatenated; a model has either these or ids as inputs."""
+    found = [s.request.features for s in states if s.request.features is not None]
+    return np.concatenate(found) if found else None
 
 
 def _token_ids(plan: StepPlan, states: Sequence[RequestState]) -> Ints:

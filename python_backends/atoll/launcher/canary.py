@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import array
 import math
+import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
 import grpc
@@ -20,8 +22,24 @@ from atoll.errors import NotReady
 from atoll.serving.triton.tensor_specs import TASK_TENSORS, TaskTensors, TensorSpec
 
 _TEXT = b"Is anybody there?"
+
+
+def _silence() -> bytes:
+    """A tenth of a second, as a WAV file."""
+    file = BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(16000)
+        sound.writeframes(bytes(3200))
+    return file.getvalue()
+
+
 # The inputs that the request sets if the task has them; all others are optional.
-_INPUTS = {"query": _TEXT, "text_input": _TEXT, "sampling_parameters": b'{"max_tokens": 1}'}
+_INPUTS = {
+    "query": _TEXT, "text_input": _TEXT, "sampling_parameters": b'{"max_tokens": 1}',
+    "audio": _silence(),
+}  # fmt: skip
 
 
 class Probe:

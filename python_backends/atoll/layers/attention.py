@@ -55,6 +55,7 @@ class Attention(nn.Module):
         *,
         layer: int = 0,
         bias: bool = True,
+        key_bias: bool = True,
         out_bias: bool | None = None,
         causal: bool = True,
         window: int | None = None,
@@ -71,7 +72,8 @@ class Attention(nn.Module):
         shared_with: int | None = None,
     ) -> None:
         """heads: of all ranks. layer: whose part of the KV cache it is. bias: of both projections,
-        but that of the output has ``out_bias`` where that is given.
+        but that of the output has ``out_bias`` where that is given, and keys have none without
+        ``key_bias``.
 
         scale: of the scores, head_dim^-0.5 if None. qk_norms: of queries and of keys, head by head
         or of all heads as one (``wide_norms``); v_norm: of values, head by head. has_sinks: see
@@ -98,7 +100,8 @@ class Attention(nn.Module):
         elif values_are_keys:
             self.qk = Linear(hidden_size, Part.joined(q, k), bias, rows=rows[:2])
         else:
-            self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows)
+            zero = () if key_bias else (1,)
+            self.qkv = Linear(hidden_size, Part.joined(q, k, k), bias, rows=rows, zero_biases=zero)
         self.values_are_keys = values_are_keys
         self.q_norm = None if qk_norms is None else qk_norms[0]
         self.k_norm = None if qk_norms is None or shared_with is not None else qk_norms[1]
@@ -208,15 +211,23 @@ class CrossAttention(nn.Module):
     """
 
     def __init__(
-        self, hidden_size: int, heads: Heads, *, layer: int, bias: bool, scale: float
+        self,
+        hidden_size: int,
+        heads: Heads,
+        *,
+        layer: int,
+        bias: bool,
+        scale: float,
+        key_bias: bool = True,
     ) -> None:
+        """key_bias: whether keys have one where the others do."""
         super().__init__()
         query, kv = parallel.heads(heads.num_heads, heads.num_kv_heads)
         self.heads = Heads(len(query), len(kv), heads.head_dim)
         self.layer, self.scale = layer, scale
         q, k = query.times(heads.head_dim), kv.times(heads.head_dim)
         self.q = Linear(hidden_size, q, bias)
-        self.kv = Linear(hidden_size, Part.joined(k, k), bias)
+        self.kv = Linear(hidden_size, Part.joined(k, k), bias, zero_biases=() if key_bias else (0,))
         self.out = Linear(q, hidden_size, bias)
 
     def store(self, encoded: Tensor, batch: Batch) -> None:

@@ -145,6 +145,8 @@ class Batch:
     attended: None: all tokens are. Not with a KV cache.
     shared: None: every sequence is a text of its own.
     pixels: (patches, values of a patch), of sequences that are images; their ids mean nothing.
+    features: (frames, features), the inputs of an encoder of sound; a sequence has a token for each
+        of the encoder's outputs, and the ids mean nothing.
     kept: without a KV cache, keys and values that layers have left for later ones, by layer.
 
     With a KV cache:
@@ -170,6 +172,7 @@ class Batch:
     attended: Attended | None = None
     shared: SharedKeys | None = None
     pixels: Tensor | None = None
+    features: Tensor | None = None
     kept: Kept | None = None
     seq_lens: Tensor | None = None
     block_tables: tuple[Tensor, ...] | None = None

@@ -1,6 +1,7 @@
-"""A convolution along the tokens of each text, as a linear layer over every token's neighbours."""
+"""Convolutions along the tokens of each text, and along the frames of a spectrogram."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from atoll.layers.batch import Batch
@@ -42,3 +43,34 @@ class Convolution(Linear):
             is_same = batch.positions.index_select(0, others) == batch.positions + offset
             neighbours.append(torch.where(is_same.unsqueeze(1), x.index_select(0, others), 0))
         return self.forward(torch.cat(neighbours, 1), activation)
+
+
+class FrameConvolution(nn.Module):
+    """Three frames around every ``stride``-th one; zeros beyond the ends of an input.
+
+    A checkpoint has the weight as (out_features, in_features, 3). It stays in the activations'
+    dtype whatever the scheme, whole on every rank.
+    """
+
+    _SIZE = 3
+
+    def __init__(self, in_features: int, out_features: int, stride: int = 1) -> None:
+        super().__init__()
+        self.stride = stride
+        weight, bias = torch.empty(out_features, in_features, self._SIZE), torch.empty(out_features)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (inputs, in_features, frames) -> (inputs, out_features, frames / stride)."""
+        return F.conv1d(x, self.weight, self.bias, self.stride, padding=self._SIZE // 2)
+
+    def load(self, group: LayerTensors, options: LoadOptions) -> None:
+        """Reads weight and bias; see ``LayerTensors.get`` for the errors."""
+        for name, shape in (("weight", self.weight.shape), ("bias", self.bias.shape)):
+            tensor = group.get(name, shape).to(options.device, options.dtype)
+            setattr(self, name, nn.Parameter(tensor, requires_grad=False))
+
+    def load_tied(self, source: nn.Module, group: LayerTensors, options: LoadOptions) -> None:
+        """A convolution is never tied."""
+        raise AssertionError("a convolution cannot be tied")

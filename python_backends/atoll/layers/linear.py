@@ -27,7 +27,8 @@ class Linear(nn.Module):
     (``layers.parallel``). With a part of the inputs the outputs are partial sums, one of which has
     the bias.
 
-    is_adaptable: whether LoRA adapters may change it.
+    is_adaptable: whether LoRA adapters may change it. zero_biases: parts of a fused projection
+    whose bias no checkpoint of the family has, and is zero.
     """
 
     is_adaptable = True
@@ -39,9 +40,11 @@ class Linear(nn.Module):
         bias: bool = True,
         quantizable: bool = True,
         rows: Sequence[int] | None = None,
+        zero_biases: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.inputs, self.outputs, self.rows = Part.of(in_features), Part.of(out_features), rows
+        self.zero_biases = zero_biases
         self.in_features, self.out_features = len(self.inputs), len(self.outputs)
         self.quantizable = quantizable
         shape = (self.out_features, self.in_features)
@@ -70,7 +73,7 @@ class Linear(nn.Module):
 
     def load(self, group: LayerTensors, options: LoadOptions) -> None:
         """Reads, expands, converts and packs the weight; errors as in ``LayerTensors.get``."""
-        bias = group.bias(self.outputs, self.bias is not None, self.rows)
+        bias = group.bias(self.outputs, self.bias is not None, self.rows, self.zero_biases)
         if self.inputs.span.start > 0:
             bias = None
         if is_mxfp4(group, options.quantization):

@@ -14,7 +14,15 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.errors import ConfigError, UnsupportedModel
-from atoll.models import families, generation_keys, nested, rerankers, task_settings, unsupported
+from atoll.models import (
+    detect_speech,
+    families,
+    generation_keys,
+    nested,
+    rerankers,
+    task_settings,
+    unsupported,
+)
 from atoll.models.config_facts import (
     HIDDEN_SIZE_KEYS,
     embedding_size,
@@ -84,7 +92,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     if method is not None:
         scheme_for(method)
     checkpoint = registry.Checkpoint.open(transformer_folder(folder))
-    is_generator = found.task == "generate"
+    is_generator = found.task in ("generate", "transcribe")
     table = registry.table_of(checkpoint.raw, found.task)
     with sketching():
         plan = registry.plan(
@@ -150,6 +158,8 @@ def read_model(
     names = _architectures(trunk, config)
     fields = Fields(config, f"{trunk}/config.json")
     fields.text("model_type", default="", nullable=True)
+    if detect_speech.is_asked_for(config, task):
+        return detect_speech.read(folder, config, names, task)
     labels = read_labels(config) if has_ending(names, _CLASSIFIERS) else ()
     if task is None and pooling == "splade":  # how TEI asks for it
         task = "sparse"

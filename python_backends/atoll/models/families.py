@@ -16,6 +16,7 @@ from atoll.models.family_defaults import (
     GEMMA4,
     GLM4_MOE,
     GLM4_MOE_LITE,
+    WHISPER,
 )
 
 _FALCON = ("RW", "Falcon")
@@ -218,6 +219,11 @@ _DECODER_FAMILIES = (
         ),
         test="tests/models/test_bart.py",
     ),
+    Family(
+        "whisper", "Whisper, Distil-Whisper", ("whisper",), is_encoder_decoder=True,
+        transcribes=True,
+        defaults={"whisper": WHISPER}, test="tests/models/test_whisper.py",
+    ),
 )  # fmt: skip
 
 
@@ -269,6 +275,8 @@ DECODERS: Mapping[str, str] = _files(is_encoder=False)
 CAUSAL = frozenset(
     kind for f in FAMILIES if not (f.is_encoder or f.is_encoder_decoder) for kind in f.model_types
 )
+# model_types of those whose input is sound.
+SPEECH = frozenset(kind for f in FAMILIES if f.transcribes for kind in f.model_types)
 # model_types of encoder-decoders.
 ENCODER_DECODERS = frozenset(
     kind for f in FAMILIES if f.is_encoder_decoder for kind in f.model_types

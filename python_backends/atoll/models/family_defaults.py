@@ -53,3 +53,9 @@ GEMMA4 = {
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     },
 }  # fmt: skip
+
+WHISPER = {
+    "vocab_size": 51865, "d_model": 384, "encoder_layers": 4, "decoder_layers": 4,
+    "encoder_attention_heads": 6, "decoder_attention_heads": 6, "encoder_ffn_dim": 1536,
+    "decoder_ffn_dim": 1536,
+}  # fmt: skip

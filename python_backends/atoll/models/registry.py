@@ -163,7 +163,8 @@ def load_encoder(
 
 def table_of(raw: Mapping[str, Any], task: str) -> Mapping[str, str]:
     """Which table has the file of a checkpoint; a decoder's hidden states serve all tasks."""
-    return DECODERS if task == "generate" or str(raw.get("model_type")) in CAUSAL else ENCODERS
+    is_generator = task in ("generate", "transcribe")
+    return DECODERS if is_generator or str(raw.get("model_type")) in CAUSAL else ENCODERS
 
 
 def _one_rank_only(shard: Shard, checkpoint: Checkpoint, reason: str) -> ConfigError:

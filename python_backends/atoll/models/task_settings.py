@@ -15,17 +15,27 @@ from atoll.errors import ConfigError
 
 TASKS = (
     "embed", "sparse", "multi_vector", "rerank", "classify", "token_classify", "generate",
+    "transcribe",
 )  # fmt: skip
-_ENCODERS = TASKS[:-1]
+_ENCODERS = TASKS[:-2]
+_ENGINES = ("generate", "transcribe")
 # Settings of a group that fewer tasks, or more, have a use for than the group's.
 _OWN_TASKS = {
     "pooling": ("embed", "sparse"), "dense_path": ("embed",),
     "reranker_template": ("rerank",),
     **dict.fromkeys(("max_image_bytes", "max_image_pixels"), ("embed",)),
     **dict.fromkeys(("prompts", "default_prompt_name", "default_prompt"), ("embed", "sparse")),
-    "max_input_tokens": TASKS,
+    **dict.fromkeys(
+        (
+            "max_batch_prefill_tokens", "max_batch_total_tokens", "max_batch_size",
+            "waiting_served_ratio", "max_waiting_tokens", "block_size", "memory_fraction",
+            "cuda_graphs", "num_shard", "sharded", "num_nodes", "shard_port", "shard_timeout_s",
+        ),
+        _ENGINES,
+    ),
+    "max_input_tokens": TASKS[:-1],
 }  # fmt: skip
-_OF_GROUPS = {"encoder": _ENCODERS, "generate": ("generate",)}
+_OF_GROUPS = {"encoder": _ENCODERS, "generate": ("generate",), "transcribe": ("transcribe",)}
 
 
 def tasks_of(setting: str) -> tuple[str, ...]:
@@ -91,7 +101,7 @@ def cut(settings: Settings, task: str, max_tokens: int | None) -> tuple[str, ...
     max_tokens: what the model accepts, if its files say so.
     """
     limit = min(max_tokens or 0, settings.max_input_tokens or max_tokens or 0)
-    if task == "generate" or limit <= settings.max_batch_tokens:
+    if task in _ENGINES or limit <= settings.max_batch_tokens:
         return ()
     return (
         f"texts are cut at max_batch_tokens, {settings.max_batch_tokens}; the model accepts "

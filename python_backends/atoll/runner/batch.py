@@ -45,6 +45,7 @@ def encoder_batch(
         positions=to_tensor(step.positions, device),
         cu_seqlens=to_tensor(step.cu_seqlens, device),
         max_position=int(step.positions.max()),
+        features=None if step.features is None else to_tensor(step.features, device),
         slot_mappings=(to_tensor(step.slots, device),),
         kv_cache=kv_cache,
     )

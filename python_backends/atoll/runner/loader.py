@@ -43,15 +43,18 @@ class LoadedRunner:
     facts: Mapping[str, Any]
 
 
-def load_runner(settings: Settings, folder: Path) -> LoadedRunner:
+def load_runner(settings: Settings, folder: Path, task: str = "generate") -> LoadedRunner:
     """Reads the weights and the adapters, warms up, and sizes the cache; on all ranks if
     ``num_shard`` is set.
+
+    Args:
+        task: what the checkpoint is served for.
 
     Raises:
         ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
         RankLost: a rank failed meanwhile.
     """
-    detected = decide(folder, settings, "generate")
+    detected = decide(folder, settings, task)
     for note in detected.notes:
         logger.warning("%s: %s", folder, note)
     settings = replace(settings, device=str(device_of(settings.device)))

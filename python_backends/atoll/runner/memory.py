@@ -200,6 +200,14 @@ def _alone_on_one(device: torch.device) -> Iterator[None]:
         os.close(file)
 
 
+def _features(model: Decoder) -> tuple[int, int] | None:
+    """Of an encoder of sound, see ``warm_up_steps``."""
+    config = model.config
+    if not hasattr(config, "num_features"):
+        return None
+    return config.frames_per_output, config.num_features
+
+
 def _warm_up(
     settings: Settings, model: Decoder, options: LoadOptions, longest: int,
     make_runner: MakeRunner, num_sharing: int,
@@ -225,7 +233,7 @@ def _warm_up(
     for length, draw in [(count, None), *((min(count, 2), draw) for draw in DRAWS if is_cuda)]:
         steps = warm_up_steps(
             length, size, len(runner.windows), start=start, draw=draw,
-            has_states=has_states,
+            has_states=has_states, features=_features(model),
         )  # fmt: skip
         try:
             for step in steps:

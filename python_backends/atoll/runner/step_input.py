@@ -18,6 +18,7 @@ from atoll.sampling.inputs import (
     PromptTokens,
     Sampled,
     SamplingInput,
+    Singles,
     TokenLogprobs,
 )
 
@@ -29,7 +30,8 @@ class EncoderStep:
     """New inputs of an encoder-decoder's encoder, concatenated.
 
     token_ids, positions: (tokens,). cu_seqlens: (inputs + 1,). slots: (tokens,) where the keys and
-    values go. adapters: (inputs,) as in ``StepInput``.
+    values go. adapters: (inputs,) as in ``StepInput``. features: (frames, features) of sound, in
+    place of the ids; None: the ids are the input.
     """
 
     token_ids: Ints
@@ -37,6 +39,7 @@ class EncoderStep:
     cu_seqlens: Words
     slots: Ints
     adapters: Words
+    features: Singles | None = None
 
 
 @dataclass(frozen=True)

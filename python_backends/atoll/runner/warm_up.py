@@ -27,9 +27,11 @@ def warm_up_steps(
     start: int | None = None,
     draw: dict[str, Any] | None = None,
     has_states: bool = False,
+    features: tuple[int, int] | None = None,
 ) -> Iterator[StepInput]:
     """A prompt of zeros and a decoding step.
 
+    features: of an encoder of sound, frames for each of its outputs, and values of a frame.
     start: the token that an encoder-decoder's answers begin with; the zeros are then its input.
     draw: sampling options; None: greedy. has_states: there are recurrent layers, with one slot.
     """
@@ -42,6 +44,9 @@ def warm_up_steps(
             np.zeros(num_tokens, np.int64), positions, np.array([0, num_tokens], np.int32),
             slots_of(table, np.zeros(num_tokens, np.int64), positions, block_size),
             np.full(1, -1, np.int32),
+            None if features is None else np.zeros(
+                (num_tokens * features[0], features[1]), np.float32
+            ),
         )  # fmt: skip
         cross = CrossStep(table, np.array([num_tokens], np.int32))
         first, num_tokens = needed, 1

@@ -60,6 +60,7 @@ class SamplingInput:
     num_top: (rows,) alternatives reported with the token; -1: no log-probability.
     bias: added. repetition: penalties of tokens in the text. penalties: subtracted.
     banned: removed. late_ends: removed unless the grammar allows no other token.
+    first_times: from which id on the tokens of a row are times, see ``SamplingOptions``.
     bitmask: (constrained, words) int32, bit b of word w for token 32 w + b; masked_rows:
         (constrained,) the rows that it applies to.
     forced: the only token that is left of a row.
@@ -83,6 +84,7 @@ class SamplingInput:
     penalties: RowAmounts | None = None
     banned: RowTokens | None = None
     late_ends: RowTokens | None = None
+    first_times: RowTokens | None = None
     masked_rows: Ints | None = None
     bitmask: npt.NDArray[np.int32] | None = None
     forced: RowTokens | None = None
@@ -94,6 +96,7 @@ class SamplingInput:
         options = (
             self.do_sample, self.num_top, self.watermark, self.bias, self.repetition,
             self.penalties, self.banned, self.masked_rows, self.forced, self.beams,
+            self.first_times,
         )  # fmt: skip
         return all(option is None for option in options)
 

@@ -35,6 +35,8 @@ def process(logits: Tensor, given: SamplingInput) -> None:
     if given.forced is not None:
         logits[torch.tensor(given.forced.rows, device=logits.device)] = float("-inf")
         flat[_at(logits, given.forced)] = 0.0
+    if given.first_times is not None:
+        _prefer_times(logits, given.first_times)
 
 
 def _delay_ends(logits: Tensor, ends: RowTokens) -> None:
@@ -45,6 +47,14 @@ def _delay_ends(logits: Tensor, ends: RowTokens) -> None:
     flat[at] = float("-inf")
     is_stuck = logits[torch.from_numpy(rows).to(logits.device)].amax(-1) == float("-inf")
     flat[at] = scores.masked_fill(~is_stuck[torch.from_numpy(owners).to(logits.device)], -torch.inf)
+
+
+def _prefer_times(logits: Tensor, first: RowTokens) -> None:
+    """Leaves times alone in rows in which they are together likelier than any other token."""
+    for row, begin in zip(first.rows.tolist(), first.tokens.tolist(), strict=True):
+        others, times = logits[row, :begin], logits[row, begin:]
+        is_time = times.logsumexp(-1) > others.amax(-1)
+        others.masked_fill_(is_time, float("-inf"))
 
 
 def _at(logits: Tensor, given: RowTokens | RowAmounts) -> Tensor:

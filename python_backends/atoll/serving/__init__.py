@@ -19,6 +19,7 @@ _MODULES = {
     "SparseModel": "embed",
     "TokenClassifyModel": "token_classify",
     "TokensModel": "tokenize",
+    "TranscribeModel": "transcribe",
 }
 
 

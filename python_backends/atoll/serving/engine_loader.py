@@ -25,23 +25,30 @@ _MIXED_PREFILL = {"cpu": 128, "cuda": 1024}
 
 @dataclass(frozen=True)
 class LoadedEngine:
-    """An engine that is not started yet, its limits, and facts that are shown to users."""
+    """An engine that is not started yet, its limits, its model's config, and facts for users."""
 
     engine: Engine
     limits: EngineLimits
     adapters: AdapterSlots | None
+    config: Any
     facts: Mapping[str, Any]
 
 
 def load_engine(
-    settings: Settings, folder: Path, on_step: Callable[[], None] = lambda: None
+    settings: Settings,
+    folder: Path,
+    on_step: Callable[[], None] = lambda: None,
+    task: str = "generate",
 ) -> LoadedEngine:
     """Reads the weights and the adapters, warms up, and sizes the cache.
+
+    Args:
+        on_step: see ``Engine``. task: what the checkpoint is served for.
 
     Raises:
         ConfigError, UnsupportedModel, WeightError: the checkpoint or a setting cannot be used.
     """
-    loaded = load_runner(settings, folder)
+    loaded = load_runner(settings, folder, task)
     runner, limits = loaded.runner, _limits(settings, loaded)
     core = EngineCore(
         runner,
@@ -68,7 +75,7 @@ def load_engine(
         "decoder_start_token_id": limits.decoder_start_token_id,
         "banned_tokens": limits.banned_tokens,
     }
-    return LoadedEngine(engine, limits, runner.adapters, facts)
+    return LoadedEngine(engine, limits, runner.adapters, runner.model.config, facts)
 
 
 def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:

@@ -57,22 +57,30 @@ class LayerTensors:
         return self._chosen(self.source)
 
     def get(
-        self, suffix: str, shape: Sequence[int | Part], rows: Sequence[int] | None = None
+        self,
+        suffix: str,
+        shape: Sequence[int | Part],
+        rows: Sequence[int] | None = None,
+        zero_parts: Sequence[int] = (),
     ) -> Tensor:
         """One tensor of the module, parts concatenated, rows reordered.
 
         Args:
             shape: of a vector or a matrix; of a part of it, of which alone the file is read.
             rows: of each part, where there are as many; equal shares otherwise.
+            zero_parts: which parts no file has: zeros stand for them.
 
         Raises:
             WeightError: missing, or of another shape; names the tensor and both shapes.
         """
         outputs, *others = map(Part.of, shape)
         shares = self.shares(outputs.total, rows)
+        sizes = tuple(other.total for other in others)
         tensors = [
-            self.part(part, suffix, (share, *(other.total for other in others)))
-            for part, share in zip(self.parts(), shares, strict=True)
+            torch.zeros(share, *sizes)
+            if index in zero_parts
+            else self.part(part, suffix, (share, *sizes))
+            for index, (part, share) in enumerate(zip(self.parts(), shares, strict=True))
         ]
         for inputs in others:
             tensors = [t if inputs.is_whole else inputs.columns(t).contiguous() for t in tensors]
@@ -102,15 +110,21 @@ class LayerTensors:
         return stored.t() if is_turned else stored
 
     def bias(
-        self, size: int | Part, is_expected: bool, rows: Sequence[int] | None = None
+        self,
+        size: int | Part,
+        is_expected: bool,
+        rows: Sequence[int] | None = None,
+        zero_parts: Sequence[int] = (),
     ) -> Tensor | None:
         """The bias of a module that has one by its config or family; None for one without.
+
+        rows, zero_parts: see ``get``.
 
         Raises:
             WeightError: it is missing; or there is one, not all zero, where there should be none.
         """
         if is_expected:
-            return self.get("bias", (size,), rows)
+            return self.get("bias", (size,), rows, zero_parts)
         # Old GPTQ files have zeros for every layer.
         if any(bool(self.raw(p, "bias").any()) for p in self.parts() if self.has_part(p, "bias")):
             self.refuse("bias")

@@ -49,8 +49,11 @@ class PagedRunner:
         self.cross_lengths: dict[str, int] = {}
 
     @torch.inference_mode()
-    def encode(self, inputs: Mapping[str, Sequence[int]]) -> None:
-        """Runs the encoder of an encoder-decoder for new sequences, packed."""
+    def encode(self, inputs: Mapping[str, Sequence[int]], features: Tensor | None = None) -> None:
+        """Runs the encoder of an encoder-decoder for new sequences, packed.
+
+        features: of all of them, in place of the ids.
+        """
         ids: list[int] = []
         slots: list[int] = []
         starts = [0]
@@ -64,7 +67,7 @@ class PagedRunner:
             starts.append(len(ids))
         positions = [i for tokens in inputs.values() for i in range(len(tokens))]
         batch = Batch(
-            _longs(ids), _longs(positions), _ints(starts), max(positions),
+            _longs(ids), _longs(positions), _ints(starts), max(positions), features=features,
             slot_mappings=(_longs(slots),) * self.num_groups, kv_cache=self.kv_cache,
         )  # fmt: skip
         self.model.encode(batch)

@@ -15,6 +15,7 @@ VERBS = {
     "embed": "embed", "sparse": "embed as sparse vectors", "rerank": "rerank",
     "classify": "classify", "token_classify": "classify tokens",
     "multi_vector": "embed as vectors of tokens", "generate": "generate text",
+    "transcribe": "transcribe speech", "translate": "translate speech",
 }  # fmt: skip
 
 

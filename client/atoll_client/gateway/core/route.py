@@ -58,7 +58,8 @@ class Route:
         dialect: a key of ``DIALECTS``: the format of errors.
         public: answered without an API key, and not counted.
         uncounted: answered however many requests are open, but only with a key.
-        takes_tensors: the body may hold binary tensors, for which there is a separate limit.
+        takes_tensors: the body may hold binary tensors, or a file, for which there is a separate
+            limit.
         bodies: models that describe a body which the handler reads by itself.
         handlers: those that ``handler`` passes requests on to; they declare body and responses.
         query: model of the parameters behind the path.

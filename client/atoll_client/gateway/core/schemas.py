@@ -1,4 +1,4 @@
-"""Reads JSON bodies as pydantic models. Nulls count as absent, and errors name the field.
+"""Reads bodies (JSON, forms) as pydantic models. Nulls count as absent, and errors name the field.
 
 OpenAI's and Anthropic's routes refuse unknown fields, as these services do. Those of TEI, TGI and
 Ollama, whose clients may send more, report them in the header ``x-unknown-fields`` and in the log.
@@ -17,6 +17,7 @@ from pydantic.functional_validators import ModelWrapValidatorHandler
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.fields import unknown
+from atoll_client.gateway.core.forms import is_form, read_form
 from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.json_text import parse
@@ -50,6 +51,10 @@ class Strict(BaseModel):
     @classmethod
     def _ignore_nulls(cls, value: Any) -> Any:
         return present(value)
+
+
+class FormBody(Strict):
+    """A body that may come as a form, too, whose values are texts and files."""
 
 
 class Kept(Strict):
@@ -86,11 +91,12 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
         MalformedRequest: not JSON, or a key occurs twice. ValidationError: a field is missing,
             wrong or not supported, or unknown, if unknown fields are refused.
     """
-    given = parse(request.raw)
+    as_form = issubclass(kind, FormBody) and is_form(request)
+    given = read_form(request) if as_form else parse(request.raw)
     if type(given) is not dict:
         raise ValidationError("the body must be a JSON object")
     try:
-        body = kind.model_validate(given)
+        body = kind.model_validate(given, strict=False if as_form else None)
     except pydantic.ValidationError as error:
         raise first_problem(error, given, kind) from None
     if isinstance(body, Strict):

@@ -173,6 +173,26 @@ GENERATE = TaskTensors(
     decoupled=True,
 )
 
+# One of audio, the bytes of a file, and waveform, samples at 16 kHz, is required; text_input is
+# what the transcript follows. segments is JSON, as in OpenAI's verbose_json; a stream has those of
+# one window in each response.
+TRANSCRIBE = TaskTensors(
+    inputs=(
+        _TEXT,
+        TensorSpec("audio", "STRING", (1,), optional=True),
+        TensorSpec("waveform", "FP32", (-1,), optional=True),
+    ),
+    outputs=(
+        TensorSpec("text_output", "STRING", (1,)),
+        TensorSpec("segments", "STRING", (1,)),
+        TensorSpec("language", "STRING", (1,)),
+        TensorSpec("duration", "FP32", (1,)),
+        TensorSpec("num_output_tokens", "UINT32", (1,)),
+        CONTROL,
+    ),
+    decoupled=True,
+)
+
 TASK_TENSORS: Mapping[str, TaskTensors] = {
     "classify": CLASSIFY,
     "embed": EMBED,
@@ -181,4 +201,5 @@ TASK_TENSORS: Mapping[str, TaskTensors] = {
     "sparse": SPARSE,
     "token_classify": TOKEN_CLASSIFY,
     "generate": GENERATE,
+    "transcribe": TRANSCRIBE,
 }

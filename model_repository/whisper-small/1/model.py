@@ -1,0 +1,5 @@
+"""whisper-small: speech to text."""
+
+from atoll.serving import TranscribeModel as TritonPythonModel
+
+__all__ = ["TritonPythonModel"]
