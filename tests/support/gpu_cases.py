@@ -13,6 +13,7 @@ from gpu_attention_cases import ATTENTION, paged, varlen
 
 from atoll_kernels.gpu import (
     activation,
+    gates,
     moe,
     norm,
     quantized,
@@ -47,11 +48,26 @@ def _rope(dtype: torch.dtype) -> None:
     rope.rope_write_kv(q, k, v, places, table, table, cache, cache, places)
 
 
+def _grouped_norm(dtype: torch.dtype, groups: int, size: int, *, is_gated: bool = True) -> None:
+    """Queries and keys of Qwen3-Next, its heads, and what Mamba-2's heads give."""
+    x = torch.empty(3, groups * size, dtype=dtype)
+    weight = torch.empty(size if is_gated and groups > 1 else groups * size, dtype=torch.float32)
+    norm.grouped_rms_norm(x, weight, 1e-6, size, x if is_gated else None, groups == 1)
+
+
+def _gates(dtype: torch.dtype) -> None:
+    x, factors = torch.empty(3, 64, dtype=dtype), torch.empty(32)
+    gates.time_steps(x, None, (0.0, 1.0))
+    gates.time_steps(x[:, :32], factors, (0.0, 1.0))
+    gates.delta_gates(x[:, 32:], x[:, :32], factors, factors)
+
+
 def _activation(dtype: torch.dtype) -> None:
     x = torch.empty(4, 4096, dtype=dtype)
     for name in ("gelu", "gelu_new", "silu"):
         activation.activate(x, name)
         activation.gated_activation(x, name)
+    activation.gate_rows(x, x, None)
 
 
 def _int4(dtype: torch.dtype, rows: int, *, act_order: bool = False, group: int = 128) -> None:
@@ -163,6 +179,15 @@ def _scan2(
     )  # fmt: skip
 
 
+def _scan(dtype: torch.dtype, size: int = 16, *, keeps: bool = True) -> None:
+    """Mamba's channels."""
+    x, steps = torch.empty(4, 1536, dtype=dtype), torch.empty(4, 1536)
+    b, c = torch.empty(4, 48 + 2 * size, dtype=dtype)[:, 48:].split([size, size], 1)
+    state = torch.empty(2, 1536, size) if keeps else None
+    decays, skip = torch.empty(1536, size), torch.empty(1536)
+    scan.selective_scan(x, steps, decays, b, c, skip, state, _past((1, 3), keeps))
+
+
 def _batches() -> None:
     """Batches of many sizes through the same layers, as a server's steps are."""
     heads = (_HALF, 32, 8, 128)
@@ -198,6 +223,11 @@ CASES: dict[str, Callable[[], None]] = {
     "rms-norm-bf16-zero-centred": partial(_norm, torch.bfloat16, 5376, rms=True, is_wide=True),
     "rope": partial(_rope, _HALF),
     "rope-bf16": partial(_rope, torch.bfloat16),
+    "grouped-norm": partial(_grouped_norm, _HALF, 32, 128),
+    "grouped-norm-bf16": partial(_grouped_norm, torch.bfloat16, 1, 8192),
+    "grouped-norm-fp32": partial(_grouped_norm, torch.float32, 32, 128, is_gated=False),
+    "gates": partial(_gates, _HALF),
+    "gates-bf16": partial(_gates, torch.bfloat16),
     "activation": partial(_activation, _HALF),
     "activation-bf16": partial(_activation, torch.bfloat16),
     "int4-decode": partial(_int4, _HALF, 4),
@@ -253,6 +283,9 @@ CASES: dict[str, Callable[[], None]] = {
     "scan2-step-d256": partial(_scan2, torch.bfloat16, (1, 80), 256),
     "scan2-step-stored-fp16": partial(_scan2, torch.bfloat16, (1, 1), stored=torch.float16),
     "scan2-chunk-stored-bf16": partial(_scan2, torch.bfloat16, (1, 80), stored=torch.bfloat16),
+    "scan": partial(_scan, _HALF),
+    "scan-bf16": partial(_scan, torch.bfloat16, keeps=False),
+    "scan-fp32-d256": partial(_scan, torch.float32, 256),
     "scan2-chunk": partial(_scan2, _HALF, (1, 80)),
     "scan2-chunk-bf16": partial(_scan2, torch.bfloat16, (1, 80)),
     "scan2-chunk-fp32": partial(_scan2, torch.float32, (1, 80), 64),

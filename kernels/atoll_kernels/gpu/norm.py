@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm on the GPU."""
+"""LayerNorm and RMSNorm on the GPU, of rows or of groups of features."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import triton
 from torch import Tensor
 
-from atoll_kernels.gpu.kernels.norm import norm_kernel
+from atoll_kernels.gpu.kernels.norm import grouped_norm_kernel, norm_kernel
 
 # A row must fit the registers of one program.
 _MAX_HIDDEN = 32768
@@ -49,3 +49,27 @@ def _norm(
         num_warps=min(16, max(1, block // 512)),
     )  # fmt: skip
     return out, total
+
+
+def grouped_rms_norm(
+    x: Tensor, weight: Tensor, eps: float, group_size: int, gate: Tensor | None,
+    is_gate_first: bool,
+) -> Tensor | None:  # fmt: skip
+    """See ``atoll_kernels.grouped_rms_norm``."""
+    num_tokens, width = x.shape
+    if group_size > _MAX_HIDDEN or x.dtype == torch.float64 or x.stride(1) != 1:
+        return None
+    if not weight.is_contiguous() or (gate is not None and gate.stride(1) != 1):
+        return None
+    out = torch.empty((num_tokens, width), dtype=x.dtype, device=x.device)
+    if num_tokens == 0:
+        return out
+    block = triton.next_power_of_2(group_size)
+    grouped_norm_kernel[(num_tokens, width // group_size)](
+        out=out, x=x, gate=x if gate is None else gate, weight=weight, x_stride=x.stride(0),
+        gate_stride=0 if gate is None else gate.stride(0),
+        weight_stride=0 if len(weight) == group_size else group_size, size=group_size, eps=eps,
+        GATE=gate is not None, FIRST=is_gate_first, BLOCK=block,
+        num_warps=min(16, max(1, block // 512)),
+    )  # fmt: skip
+    return out

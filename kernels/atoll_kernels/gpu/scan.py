@@ -1,4 +1,5 @@
-"""Mamba-2's scan on the GPU: steps of a few tokens per sequence, and prompts in chunks."""
+"""Mamba's scans on the GPU: Mamba-2's in steps of a few tokens per sequence and prompts in chunks,
+Mamba-1's token by token."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import triton
 from torch import Tensor
 
 from atoll_kernels.gpu import launch
+from atoll_kernels.gpu.kernels.channel_scan import channel_scan_kernel
 from atoll_kernels.gpu.kernels.scan import scan2_chunk_kernel, scan2_step_kernel
 from atoll_kernels.gpu.recurrent import SHORT, block, is_dense, places_of
 from atoll_kernels.recurrent import Past
@@ -50,5 +52,29 @@ def selective_scan2(
     scan2_chunk_kernel[grid](
         **arguments, PRECISION=launch.precision(torch.float32), BLOCK_M=config.block_m,
         BLOCK_N=config.block_n, num_warps=config.num_warps, num_stages=config.num_stages,
+    )  # fmt: skip
+    return out
+
+
+def selective_scan(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor,
+    state: Tensor | None, past: Past,
+) -> Tensor | None:  # fmt: skip
+    """See ``atoll_kernels.selective_scan``."""
+    (num_tokens, channels), state_size = x.shape, A.shape[1]
+    num_seqs = len(past.cu_seqlens) - 1
+    if x.dtype == torch.float64 or state_size > _MAX_STATE_SIZE or not is_dense(state):
+        return None
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if num_tokens == 0 or num_seqs == 0:
+        return out
+    x, dt, B, C = (t if t.stride(-1) == 1 else t.contiguous() for t in (x, dt, B, C))
+    config, block_k = launch.configuration("channel-scan", "all"), block(state_size)
+    block_n = config.block_n // block_k
+    channel_scan_kernel[(num_seqs, triton.cdiv(channels, block_n))](
+        out=out, x=x, dt=dt, decay=A.contiguous(), b=B, c=C, skip=D, **places_of(state, past, x),
+        channels=channels, x_stride=x.stride(0), dt_stride=dt.stride(0), b_stride=B.stride(0),
+        c_stride=C.stride(0), state_size=state_size, BLOCK_N=block_n, BLOCK_K=block_k,
+        num_warps=config.num_warps,
     )  # fmt: skip
     return out

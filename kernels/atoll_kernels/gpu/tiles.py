@@ -225,6 +225,8 @@ TABLE: dict[tuple[str, str], dict[str, Launch]] = {
     ("scan2-step", "d64"): {AMPERE: Launch(0, 64)},
     ("scan2-step", "d128"): {AMPERE: Launch(0, 32)},
     ("scan2-step", "d256"): {AMPERE: Launch(0, 16)},
+    # Numbers of the states of some channels.
+    ("channel-scan", "all"): {AMPERE: Launch(0, 1024, 0, 2)},
     # Tokens of a chunk, and rows.
     ("scan2-chunk", "half-d64"): {
         "sm75": Launch(16, 16, 0, 8, 1), AMPERE: Launch(32, 32, 0, 4, 1),
@@ -269,4 +271,5 @@ SMALL = {
     "quantized": Launch(16, 32, 32), "experts": Launch(16, 32, 16), "gemv": Launch(0, 16, 32),
     "dequantize": Launch(0, 16, 32), "conv": Launch(4, 8), "delta-step": Launch(0, 16),
     "delta-chunk": Launch(16, 16), "scan2-step": Launch(0, 16), "scan2-chunk": Launch(16, 16),
+    "channel-scan": Launch(0, 256),
 }  # fmt: skip

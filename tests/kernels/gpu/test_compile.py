@@ -32,6 +32,7 @@ CASES = [
     "int4-decode-order", "int8-prefill", "int4-dequantized-order-bf16", "gemv", "gemv-int4",
     "experts-int4-decode", "sample", "decode-d64-sinks", "latent-decode", "experts-mxfp4-decode",
     "disentangled-d64", "conv-decode", "delta-step", "delta-chunk", "scan2-step", "scan2-chunk",
+    "grouped-norm", "gates", "scan",
 ]  # fmt: skip
 PRODUCTS = {
     "flash_kernel",

@@ -32,9 +32,10 @@ def apply_activation(x, CODE: tl.constexpr):
 
 @triton.jit
 def activation_kernel(
-    out, x, x_stride, width, CODE: tl.constexpr, GATED: tl.constexpr, BLOCK: tl.constexpr
-):
-    """Grid (tokens, blocks of columns). Gated rows are [gate; up], each ``width`` wide.
+    out, x, factor, x_stride, factor_stride, width, CODE: tl.constexpr, GATED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Grid (tokens, blocks of columns). factor: what an activated gate is multiplied by.
 
     The gate is rounded before the multiplication, as in the torch reference.
     """
@@ -44,7 +45,7 @@ def activation_kernel(
     gate = tl.load(x + row * x_stride + columns, mask=mask, other=0.0).to(tl.float32)
     value = apply_activation(gate, CODE)
     if GATED:
-        up = tl.load(x + row * x_stride + width + columns, mask=mask, other=0.0).to(tl.float32)
+        up = tl.load(factor + row * factor_stride + columns, mask=mask, other=0.0).to(tl.float32)
         if CODE == 6:
             up = tl.where(up > 7.0, 7.0, tl.where(up < -7.0, -7.0, up)) + 1.0
         value = value.to(out.dtype.element_ty).to(tl.float32) * up

@@ -1,5 +1,7 @@
 """Kernels that treat every token alone: norms, activations, rotary embedding, the KV write."""
 
+import math
+
 import pytest
 import torch
 from interpreted import DEVICE, DTYPES, assert_close, check, randn
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from atoll_kernels import reference
 from atoll_kernels.activation import ACTIVATIONS
-from atoll_kernels.gpu import activation, norm, rope
+from atoll_kernels.gpu import activation, gates, norm, rope
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
@@ -25,6 +27,55 @@ def test_layer_norm(dtype: torch.dtype, has_residual: bool, affine: str, hidden:
     assert found is not None
     _compare(found, reference.layer_norm(*_double(x, weight, bias), 1e-5, *_double(residual)))
     assert has_residual or found[1] is x
+
+
+@each_dtype
+@pytest.mark.parametrize("size", [48, 21])
+def test_grouped_rms_norm(dtype: torch.dtype, size: int) -> None:
+    wide = randn(3, 7 * size, seed=1, dtype=dtype)
+    x, gate = wide[:, : 3 * size], wide[:, 4 * size :]
+    for weight in (randn(3 * size, seed=2), randn(size, seed=3, dtype=dtype)):
+        for given, is_first in ((None, False), (gate, True), (gate, False)):
+            found = norm.grouped_rms_norm(x, weight, 1e-5, size, given, is_first)
+            assert found is not None and found.dtype == dtype
+            doubles = [None if t is None else t.double() for t in (x, weight, given)]
+            expected = reference.grouped_rms_norm(
+                doubles[0],
+                doubles[1],
+                1e-5,
+                size,
+                doubles[2],
+                is_first,  # type: ignore[arg-type]
+            )
+            assert_close(found, expected)
+
+
+@each_dtype
+def test_gates_of_recurrent_layers(dtype: torch.dtype) -> None:
+    """Softplus from tiny values to large ones; parts of wider rows."""
+    wide = torch.linspace(-60, 40, 7 * 46).view(46, 7).T.contiguous().to(dtype).to(DEVICE)
+    (a, b), bias = wide.chunk(2, 1), randn(23, seed=1)
+    for limits in ((0.0, math.inf), (0.001, 0.1)):
+        for given in (bias, None):
+            found = gates.time_steps(a, given, limits)
+            assert found is not None
+            double = None if given is None else given.double()
+            expected = reference.time_steps(a.double(), double, limits)
+            torch.testing.assert_close(found.double(), expected, rtol=2e-6, atol=1e-12)
+    decays = gates.delta_gates(a, b, -bias.abs(), bias)
+    assert decays is not None
+    wanted = reference.delta_gates(a.double(), b.double(), -bias.abs().double(), bias.double())
+    for one, other in zip(decays, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=2e-6, atol=1e-12)
+
+
+@each_dtype
+def test_gated_rows(dtype: torch.dtype) -> None:
+    x, gate = randn(5, 60, seed=1, dtype=dtype).split((30, 30), 1)
+    for kind in ("silu", None):
+        found = activation.gate_rows(x, gate, kind)
+        assert found is not None
+        assert_close(found, reference.gate_rows(x.double(), gate.double(), kind))
 
 
 @each_dtype

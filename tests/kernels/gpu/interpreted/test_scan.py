@@ -1,10 +1,10 @@
-"""Mamba-2's scan: steps, chunks of prompts, and both in one batch."""
+"""Mamba's scans: steps, chunks of prompts, and both in one batch."""
 
 import pytest
 import torch
 from interpreted import DEVICE, DTYPES, assert_close
 from recurrent_cases import STEP, Row, past_of, state_of
-from scan_cases import scan_of
+from scan_cases import channels_of, scan_of
 
 from atoll_kernels import Past, reference
 from atoll_kernels.gpu import scan
@@ -46,6 +46,26 @@ def test_states_of_16_bits(stored: torch.dtype) -> None:
     assert_close(found, expected)
     assert torch.equal(state.isnan(), wide.isnan())
     assert_close(state[wide.isfinite()], wide[wide.isfinite()])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16], ids=str)
+def test_selective_scan(stored: torch.dtype, dtype: torch.dtype) -> None:
+    """Mamba-1: states of 16 as published, and others; channels of more than a block."""
+    rows = (Row(1, 7, 3), Row(5, 0, 0), Row(1), Row(7, 64, 8))
+    past = past_of(rows, DEVICE)
+    for channels, size in ((20, 16), (3, 21)):
+        x = channels_of(int(past.cu_seqlens[-1]), channels, size, dtype).to(DEVICE)
+        for kept in (state_of(rows, (channels, size), stored).to(DEVICE), None):
+            wide = None if kept is None else kept.double()
+            place = past if kept is not None else Past(past.cu_seqlens)
+            expected = reference.selective_scan(*x.to(torch.float64), wide, place)
+            found = scan.selective_scan(*x, kept, place)
+            assert found is not None and found.dtype == dtype
+            assert_close(found, expected)
+            if kept is not None and wide is not None:
+                assert torch.equal(kept.isnan(), wide.isnan())
+                assert_close(kept[wide.isfinite()], wide[wide.isfinite()])
 
 
 def test_sizes_of_states() -> None:
