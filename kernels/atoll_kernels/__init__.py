@@ -16,6 +16,7 @@ from atoll_kernels.linear import (
     gated_linear,
     linear,
     pack_int4,
+    pack_int8_groups,
     pack_linear,
     pack_mxfp4,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "mixture_of_experts",
     "pack_experts",
     "pack_int4",
+    "pack_int8_groups",
     "pack_linear",
     "pack_mxfp4",
     "paged_attention",

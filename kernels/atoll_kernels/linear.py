@@ -33,7 +33,7 @@ class PackedLinear(ABC):
     @abstractmethod
     def scheme(self) -> str:
         """ "dense" (the weight's dtype), "int8" (one scale per output), "int4" (one scale per
-        output and group of inputs) or "mxfp4" (see ``pack_mxfp4``).
+        output and group of inputs), "int8-groups" or "mxfp4" (see the functions that pack them).
         """
 
     @abstractmethod
@@ -77,6 +77,31 @@ def pack_int4(
     Without a kernel for 4 bits, the weight is dequantized to ``dtype``.
     """
     result: PackedLinear = dispatch.run("pack_int4", codes, zeros, scales, groups, bias, dtype)
+    return result
+
+
+def pack_int8_groups(
+    codes: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> PackedLinear:
+    """Packs a weight that is stored in 8 bits with a scale for each group of inputs (GGUF).
+
+    ``weight[n, k] = scales[n, k // size] * codes[n, k]``, ``size`` inputs in a group.
+
+    Args:
+        codes: (out_features, in_features) int8. scales: (out_features, num_groups) floats.
+        bias: (out_features,). dtype: of x.
+
+    Without a kernel for such groups, the weight is dequantized to ``dtype``.
+
+    Raises:
+        ValueError: groups do not divide the inputs.
+    """
+    if codes.shape[0] != scales.shape[0] or codes.shape[1] % scales.shape[1]:
+        raise ValueError(
+            f"codes of shape {tuple(codes.shape)} have no groups with scales of shape "
+            f"{tuple(scales.shape)}"
+        )
+    result: PackedLinear = dispatch.run("pack_int8_groups", codes, scales, bias, dtype)
     return result
 
 

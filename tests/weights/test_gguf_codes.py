@@ -16,11 +16,13 @@ from tiny.qwen_nexts import TWO_LAYERS, qwen3_5_text
 from atoll.weights.checkpoint import gguf_reader
 from atoll.weights.gguf.codes import GROUP, packed_blocks, read_codes
 from atoll.weights.gguf.convert import prepare
+from atoll.weights.gguf.eight_bits import packed_bytes, read_bytes
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.parts import Part
 from atoll.weights.quantized_windows import Shape
 
 SIZES = {"Q4_0": 18, "Q4_1": 20, "Q4_K": 144}
+BYTES = {"Q8_0": (34, 0, 32), "Q5_0": (22, 0, 32), "Q4_0": (18, 0, 32), "Q6_K": (210, 208, 16)}
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -38,6 +40,20 @@ def test_codes_are_the_dequantised_numbers(kind: str) -> None:
     assert codes.max() <= 15
     found = np.repeat(steps, GROUP, 1) * (codes - np.repeat(zeros, GROUP, 1))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_bytes_are_the_dequantised_numbers(kind: str) -> None:
+    size, place, group = BYTES[kind]
+    random = np.random.default_rng(0)
+    blocks = random.integers(0, 256, (6, 3, size), dtype=np.uint8)
+    scales = random.normal(0, 0.02, (6, 3, 1)).astype(np.float16)
+    scales[0, 0, 0] = 0
+    blocks[..., place : place + 2] = scales.view(np.uint8)
+    rows = blocks.reshape(6, -1)
+    codes, steps = read_bytes(kind, rows)
+    found = np.repeat(steps, group, 1) * codes
+    np.testing.assert_array_equal(found, dequantize(rows, gguf.GGMLQuantizationType[kind]))
 
 
 @pytest.mark.parametrize(
@@ -64,3 +80,7 @@ def test_blocks_that_are_moved_or_joined_stay(
     assert found is not None
     steps, zeros = found.scales[found.groups], found.zeros[found.groups]
     torch.testing.assert_close((steps * (found.codes - zeros)).t(), expected)
+    # As it is beside a part of 8 bits.
+    wide = packed_bytes(group, shape, torch.device("cpu"))
+    assert wide is not None and wide.codes.dtype == torch.int8
+    torch.testing.assert_close(wide.codes * wide.scales.repeat_interleave(GROUP, 1), expected)

@@ -151,14 +151,18 @@ def test_what_is_told(tmp_path: Path) -> None:
     size = (4 * WIDTH * WIDTH + 6 * WIDTH * WIDTH) * 18 / 32 / 1e6
     rest = VOCAB * WIDTH * 18 / 32 / 1e6
     assert notes == (
-        f"gguf: kept in 4 bits: {size:.1f} MB in Q4_0; dequantised when loaded: {rest:.1f} MB in "
-        "Q4_0",
+        f"gguf: kept in 4 bits: {size:.1f} MB in Q4_0; in 8 bits: nothing; dequantised when "
+        f"loaded: {rest:.1f} MB in Q4_0",
     )
     # By default, a CPU computes in float32, which no kernel for 4 bits is fast with.
     for other in ({"quantize": "int8"}, {"device": "cpu"}):
         (note,) = decide(folder, Settings(model_id=str(path), **other)).notes
-        assert "kept in 4 bits: nothing" in note
+        assert "kept in 4 bits: nothing; in 8 bits: nothing" in note
     assert load_options(Settings(dtype="bfloat16", device="cpu"), {}).keeps_blocks
+    other = resolve(str(write_gguf(tmp_path / "y.gguf", kind="Q8_0")))
+    for dtype, device, is_kept in (("bfloat16", "cpu", True), ("bfloat16", "cuda", False)):
+        (note,) = decide(other, Settings(dtype=dtype, device=device)).notes
+        assert ("in 8 bits: nothing" not in note) is is_kept
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

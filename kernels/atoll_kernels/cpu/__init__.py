@@ -3,7 +3,7 @@
 from atoll_kernels.cpu.activation import activate, gate_rows, gated_activation
 from atoll_kernels.cpu.attention import disentangled_attention, paged_attention, varlen_attention
 from atoll_kernels.cpu.gates import delta_gates, time_steps
-from atoll_kernels.cpu.linear import pack_int4, pack_linear, pack_mxfp4
+from atoll_kernels.cpu.linear import pack_int4, pack_int8_groups, pack_linear, pack_mxfp4
 from atoll_kernels.cpu.norm import grouped_rms_norm, layer_norm, rms_norm
 from atoll_kernels.cpu.recurrent import causal_conv, gated_delta
 from atoll_kernels.cpu.rope import apply_rope, rope_write_kv, write_kv
@@ -21,6 +21,7 @@ __all__ = [
     "grouped_rms_norm",
     "layer_norm",
     "pack_int4",
+    "pack_int8_groups",
     "pack_linear",
     "pack_mxfp4",
     "paged_attention",

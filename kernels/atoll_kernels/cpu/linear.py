@@ -5,6 +5,7 @@ from torch import Tensor
 
 from atoll_kernels.cpu import (
     linear_native_dense,
+    linear_native_int8_groups,
     linear_native_mxfp4,
     linear_native_quantized,
     linear_onednn,
@@ -42,6 +43,13 @@ def pack_int4(
     found = Groups(codes, scales.float().t(), middles.t(), order=order)
     native = linear_native_quantized.pack_groups(found, bias) if dtype == torch.bfloat16 else None
     return native or linear_torch_int4.pack_groups(found, bias, dtype)
+
+
+def pack_int8_groups(
+    codes: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> PackedLinear | None:
+    """See ``atoll_kernels.pack_int8_groups``."""
+    return linear_native_int8_groups.pack(codes, scales, bias)
 
 
 def pack_mxfp4(

@@ -5,7 +5,7 @@ from atoll_kernels.reference.attention import paged_attention, varlen_attention,
 from atoll_kernels.reference.collectives import all_gather, all_reduce_
 from atoll_kernels.reference.disentangled import disentangled_attention
 from atoll_kernels.reference.gates import delta_gates, time_steps
-from atoll_kernels.reference.linear import pack_int4, pack_linear, pack_mxfp4
+from atoll_kernels.reference.linear import pack_int4, pack_int8_groups, pack_linear, pack_mxfp4
 from atoll_kernels.reference.moe import pack_experts, route
 from atoll_kernels.reference.norm import grouped_rms_norm, layer_norm, rms_norm
 from atoll_kernels.reference.recurrent import causal_conv, gated_delta
@@ -28,6 +28,7 @@ __all__ = [
     "layer_norm",
     "pack_experts",
     "pack_int4",
+    "pack_int8_groups",
     "pack_linear",
     "pack_mxfp4",
     "paged_attention",

@@ -65,6 +65,13 @@ def pack_int4(
     return pack(weight.t().contiguous().to(dtype), bias)
 
 
+def pack_int8_groups(
+    codes: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> PackedLinear:
+    weight = codes.unflatten(1, (scales.shape[1], -1)) * scales.float()[..., None]
+    return pack(weight.flatten(1).to(dtype), bias)
+
+
 def pack_mxfp4(
     blocks: Tensor, scales: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> PackedLinear:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 import atoll_kernels as kernels
 from atoll.layers import parallel
 from atoll.weights.gguf.codes import packed_blocks
+from atoll.weights.gguf.eight_bits import packed_bytes
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
 from atoll.weights.load import LoadOptions
 from atoll.weights.mxfp4 import is_mxfp4, read_mxfp4
@@ -86,6 +87,13 @@ class Linear(nn.Module):
             bias = None if bias is None else bias.to(options.device, options.dtype)
             self.packed = kernels.pack_int4(*found, bias, options.dtype)
             return
+        if self.quantizable and options.keeps_bytes:
+            shape = Shape(self.outputs, self.inputs, self.rows)
+            wide = packed_bytes(group, shape, options.device)
+            if wide is not None:
+                bias = None if bias is None else bias.to(options.device, options.dtype)
+                self.packed = kernels.pack_int8_groups(*wide, bias, options.dtype)
+                return
         self._pack(self.dense(group, options), bias, options, is_head)
 
     def dense(self, group: LayerTensors, options: LoadOptions) -> Tensor:

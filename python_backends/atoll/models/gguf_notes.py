@@ -8,10 +8,11 @@ from typing import Any
 
 from atoll.config import Settings
 from atoll.layers.linear import Linear
-from atoll.models.load_options import keeps_blocks
+from atoll.models.load_options import keeps_blocks, keeps_bytes
 from atoll.models.registry import Plan
 from atoll.weights.checkpoint import gguf_reader
 from atoll.weights.gguf.codes import has_codes
+from atoll.weights.gguf.eight_bits import has_bytes
 from atoll.weights.gguf.index import is_gguf
 from atoll.weights.layer_tensors import LayerTensors
 from atoll.weights.load import layout
@@ -31,13 +32,14 @@ def gguf_notes(
         return ()
     reader = gguf_reader(folder)
     table, prefix = layout(reader, plan.module.WEIGHTS)
-    is_kept = keeps_blocks(settings, raw)
+    in_four, in_eight = keeps_blocks(settings, raw), keeps_bytes(settings, raw)
     for name, module in plan.model.named_modules():
         source = table.find(name)
-        if not is_kept or source is None or not isinstance(module, Linear):
+        if not in_four or source is None or not isinstance(module, Linear):
             continue
         group = LayerTensors(reader, prefix, source, plan.model.config, name)
-        if module.quantizable and has_codes(group):
-            for part in group.parts():
-                reader.kept.update(reader.gguf_names(group.name(part, "weight")))
+        bits = 4 if has_codes(group) else 8 if in_eight and has_bytes(group) else 0
+        for part in group.parts() if module.quantizable and bits else ():
+            names = reader.gguf_names(group.name(part, "weight"))
+            reader.kept.update(dict.fromkeys(names, bits))
     return (reader.summary(),)

@@ -64,6 +64,13 @@ def keeps_blocks(settings: Settings, raw: Mapping[str, Any]) -> bool:
     return _keeps_blocks(settings, _activations(settings, device, raw), device)
 
 
+def keeps_bytes(settings: Settings, raw: Mapping[str, Any]) -> bool:
+    """Whether what a GGUF file has in 8 bits stays so, see ``LoadOptions.keeps_bytes``."""
+    if settings.device.startswith("cuda") or _scheme(settings) != "dense":
+        return False
+    return device_of(settings.device).type == "cpu" and keeps_blocks(settings, raw)
+
+
 def _keeps_blocks(settings: Settings, dtype: torch.dtype, device: torch.device) -> bool:
     # torch's kernel for 4 bits and float32 takes 60 times as long as a dense product.
     is_slow = device.type == "cpu" and dtype == torch.float32

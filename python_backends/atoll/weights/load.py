@@ -39,7 +39,7 @@ class LoadOptions:
 
     expected_method: the quantisation that the checkpoint must have (``--quantize gptq``). shard:
     the rank whose part of the model is loaded; by default there is one. keeps_blocks: whether what
-    a GGUF file has in 4 bits stays so.
+    a GGUF file has in 4 bits stays so, and what it has in 8 if kernels have it (``keeps_bytes``).
     """
 
     dtype: torch.dtype = torch.float32
@@ -50,6 +50,12 @@ class LoadOptions:
     expected_method: str | None = None
     shard: Shard = ONE_RANK
     keeps_blocks: bool = True
+
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether what a GGUF file has in 8 bits stays so: on a CPU, unless other bits are asked
+        for."""
+        return self.keeps_blocks and self.scheme == "dense" and self.device.type == "cpu"
 
 
 @runtime_checkable

@@ -57,6 +57,7 @@ class Library:
     linear: Kernel
     linear_quantized: Kernel
     linear_mxfp4: Kernel
+    linear_int8_groups: Kernel
     causal_conv: Kernel
     gated_delta: Kernel
     selective_scan: Kernel
@@ -95,6 +96,7 @@ class Library:
             linear=Kernel(opened, "atoll_linear", 12, 0),
             linear_quantized=Kernel(opened, "atoll_linear_quantized", 16, 0),
             linear_mxfp4=Kernel(opened, "atoll_linear_mxfp4", 16, 0),
+            linear_int8_groups=Kernel(opened, "atoll_linear_int8_groups", 16, 0),
             causal_conv=Kernel(opened, "atoll_causal_conv", 16, 0),
             gated_delta=Kernel(opened, "atoll_gated_delta", 27, 0),
             selective_scan=Kernel(opened, "atoll_selective_scan", 22, 0),

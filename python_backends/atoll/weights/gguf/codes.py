@@ -66,19 +66,19 @@ def _stays(reader: GgufReader, name: str) -> bool:
     if reader.kind(name) not in _READERS:
         return False
     order = reader.columns(name)
-    return order is None or _moved_groups(order) is not None
+    return order is None or moved_groups(order) is not None
 
 
-def _moved_groups(order: Tensor) -> Tensor | None:
-    """Which group is where in an order of inputs that moves whole ones; None for another."""
-    if len(order) % GROUP:
+def moved_groups(order: Tensor, size: int = GROUP) -> Tensor | None:
+    """Which group of ``size`` is where in an order of inputs that moves whole ones; else None."""
+    if len(order) % size:
         return None
-    grouped = order.view(-1, GROUP)
+    grouped = order.view(-1, size)
     firsts = grouped[:, :1]
-    is_whole = bool((firsts % GROUP == 0).all()) and torch.equal(
-        grouped, firsts + torch.arange(GROUP)
+    is_whole = bool((firsts % size == 0).all()) and torch.equal(
+        grouped, firsts + torch.arange(size)
     )
-    return firsts.flatten() // GROUP if is_whole else None
+    return firsts.flatten() // size if is_whole else None
 
 
 def _codes(group: LayerTensors, window: Window, device: torch.device) -> Codes:
@@ -87,10 +87,10 @@ def _codes(group: LayerTensors, window: Window, device: torch.device) -> Codes:
     shape = window.shape[::-1] if group.is_turned() else window.shape
     group.check_shape(window.part, "weight", shape)
     name = group.name(window.part, "weight")
-    blocks = reader.stored(name, group.index(window.part))[window.outputs]
+    blocks = reader.stored(name, group.index(window.part), bits=4)[window.outputs]
     codes, zeros, scales = read_codes(reader.kind(name), blocks)
     order = reader.columns(name)
-    moved = None if order is None else _moved_groups(order)
+    moved = None if order is None else moved_groups(order)
     if order is not None and moved is not None:
         codes, zeros, scales = codes[:, order], zeros[:, moved], scales[:, moved]
     held = slice(window.inputs.start // GROUP, -(-window.inputs.stop // GROUP))

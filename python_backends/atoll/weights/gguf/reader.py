@@ -42,7 +42,7 @@ _UNSHIFTED = ("ssm_norm.weight",)
 class GgufReader(CheckpointReader):
     """See ``CheckpointReader``. ``names``, ``read`` and ``kept`` are GGUF's names.
 
-    kept: matrices whose blocks were taken as they are.
+    kept: matrices whose blocks were taken as they are -> the bits of a code.
     """
 
     must_be_read = True
@@ -52,7 +52,7 @@ class GgufReader(CheckpointReader):
         import gguf
 
         self.folder, self.lost, self.read = folder, {}, set()
-        self.kept: set[str] = set()
+        self.kept: dict[str, int] = {}
         self.index = Index.load(folder)
         self._row = ARCHITECTURES[self.index.architecture]
         kinds = {name: kind for kind, name in gguf.MODEL_ARCH_NAMES.items()}
@@ -107,13 +107,13 @@ class GgufReader(CheckpointReader):
         return whole.t() if self.is_turned(name) else whole
 
     def summary(self) -> str:
-        """How many bytes of the file stay as they are, and how many are dequantised."""
-        sizes: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
+        """How many bytes of the file stay in how many bits, and how many are dequantised."""
+        sizes = {bits: Counter[str]() for bits in (4, 8, 0)}
         for name, stored in self.index.tensors.items():
             if stored.kind not in _VIEWS:
-                sizes[name in self.kept][stored.kind] += bytes_of(stored)
-        kept, rest = (_shown(sizes[is_kept]) for is_kept in (True, False))
-        return f"gguf: kept in 4 bits: {kept}; dequantised when loaded: {rest}"
+                sizes[self.kept.get(name, 0)][stored.kind] += bytes_of(stored)
+        four, eight, rest = map(_shown, sizes.values())
+        return f"gguf: kept in 4 bits: {four}; in 8 bits: {eight}; dequantised when loaded: {rest}"
 
     def gguf_names(self, name: str) -> tuple[str, ...]:
         """What the file calls a tensor of the hub, or its parts."""
@@ -142,10 +142,10 @@ class GgufReader(CheckpointReader):
         )
         return kinds.pop() if is_plain and len(kinds) == 1 else ""
 
-    def stored(self, name: str, index: int | None = None) -> npt.NDArray[np.uint8]:
+    def stored(self, name: str, index: int | None, bits: int) -> npt.NDArray[np.uint8]:
         """The blocks of a matrix, (out_features, bytes), its rows as on the hub; marks it as read.
 
-        index: of a stack.
+        index: of a stack. bits: in which the codes are kept.
         """
         place = self._require(name)
         index = place.expert if index is None else index
@@ -153,7 +153,7 @@ class GgufReader(CheckpointReader):
         for part in place.names:
             rows = self.rows(self.index.tensors[part], index)
             self.read.add(part)
-            self.kept.add(part)
+            self.kept[part] = bits
             order = self._order(part, self._row.rows)
             parts.append(rows if order is None else rows[order.numpy()])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,11 +1,12 @@
-// Linear layers with 4-bit weights, integers or MXFP4, for many rows, on CPUs with AMX: weights are
-// dequantized to bfloat16, some inputs of a block of outputs at a time, and multiplied by x with tiles.
+// Linear layers with weights in groups, of 4 bits (integers or MXFP4) or 8, for many rows, on CPUs with
+// AMX: weights are dequantized to bfloat16, some inputs of a block of outputs at a time, and multiplied by x with tiles.
 //
 // Integer products would use only half of a tile for a group of 32 inputs, and convert the sums of
 // every group to floats: 512 rows would take 2.5 times as long.
 #pragma once
 
 #include "fp4.h"
+#include "int8_groups.h"
 #include "scratch.h"
 #include "gemm_amx.h"
 
@@ -19,7 +20,7 @@ constexpr int64_t kWideInputs = 256;   // inputs dequantized at a time, whole gr
 using InputRow = uint32_t[kBlock];     // two inputs of each output
 
 INLINE bool is_dequantized_by_amx(const QuantizedArgs& a) {
-    return a.bits == 4 && a.rows >= kLeastAmxRows && has_tiles();
+    return a.rows >= kLeastAmxRows && has_tiles();
 }
 
 // Two floats as bfloat16 in one word, rounded to nearest; ties go away from zero.
@@ -30,6 +31,7 @@ INLINE Words pack_pair(Floats low, Floats high) {
 // The weights of a block of outputs: integers with a scale and an offset for each group.
 class Int4Weights {
   public:
+    static constexpr int kInputs = 8;  // of an output in a word of codes
     Int4Weights(const QuantizedArgs& a, int64_t block) : scales_(a, a.in_features / a.group, block) {}
     void start(int64_t group, int v) {
         scale_ = scales_.scale(group, v), offset_ = scales_.offset(group, v);
@@ -53,6 +55,7 @@ class Int4Weights {
 // The same of MXFP4.
 class Fp4Weights {
   public:
+    static constexpr int kInputs = 8;
     Fp4Weights(const QuantizedArgs& a, int64_t block) : scales_(fp4_scales(a, block)) {}
     void start(int64_t group, int v) { scale_ = fp4_scale(scales_ + group * kBlock + W * v); }
     INLINE Words pair(Words codes, int i) const {
@@ -64,18 +67,34 @@ class Fp4Weights {
     Floats scale_ = {};
 };
 
+// The same of signed bytes without offsets.
+class Int8Weights {
+  public:
+    static constexpr int kInputs = 4;
+    Int8Weights(const QuantizedArgs& a, int64_t block) : scales_(a, block) {}
+    void start(int64_t group, int v) { scale_ = scales_.scale(group, v); }
+    INLINE Words pair(Words codes, int i) const {
+        return pack_pair(int8_value(codes, 2 * i) * scale_, int8_value(codes, 2 * i + 1) * scale_);
+    }
+
+  private:
+    Int8Scales scales_;
+    Floats scale_ = {};
+};
+
 // Groups first .. last of a block, whose codes begin at w.
 template <class Weights>
 INLINE void dequantize_groups(const uint8_t* w, Weights& weights, int64_t first, int64_t last,
                               int64_t group, InputRow* to) {
+    constexpr int kInputs = Weights::kInputs, kPairs = kInputs / 2;
     for (int64_t g = first; g < last; ++g)
         for (int v = 0; v < kVectors; ++v) {
             weights.start(g, v);
-            for (int64_t i = g * group / 8; i < (g + 1) * group / 8; ++i) {
+            for (int64_t i = g * group / kInputs; i < (g + 1) * group / kInputs; ++i) {
                 const Words codes = load_raw<Words>(w + 4 * (i * kBlock + W * v));
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; ++j)
-                    store_raw(&to[4 * i + j - first * group / 2][W * v], weights.pair(codes, j));
+                for (int j = 0; j < kPairs; ++j)
+                    store_raw(&to[kPairs * i + j - first * group / 2][W * v], weights.pair(codes, j));
             }
         }
 }
@@ -85,7 +104,8 @@ template <class T, class Weights>
 void dequantized_block(const QuantizedArgs& a, const bf16* x, int64_t x_row, int64_t first,
                        int64_t last, int64_t block) {
     const int64_t groups = a.in_features / a.group, step = kWideInputs / a.group;
-    const uint8_t* w = (const uint8_t*)a.weights + block * a.in_features * kBlock / 2;
+    const uint8_t* w =
+        (const uint8_t*)a.weights + block * a.in_features * kBlock * 4 / Weights::kInputs;
     Weights weights(a, block);
     alignas(64) InputRow wide[kWideInputs / 2];
     Floats y[kWideChunk][kVectors];

@@ -214,7 +214,7 @@ void block_of(const QuantizedArgs& a, const Quantized& q, int64_t first, int64_t
 template <class T>
 void run(const QuantizedArgs& a) {
 #if defined(__AMX_TILE__)
-    if (is_dequantized_by_amx(a)) return run_by_amx<T, Int4Weights>(a);
+    if (a.bits == 4 && is_dequantized_by_amx(a)) return run_by_amx<T, Int4Weights>(a);
 #endif
     Scratch scratch;
     const int64_t groups = (a.in_features + a.group - 1) / a.group, stride = groups * a.group;

@@ -6,8 +6,8 @@
 
 namespace kernels {
 
-// Filled by atoll_kernels/cpu/linear_native_quantized.py and linear_native_mxfp4.py. scales of 8-bit
-// weights: (outputs,) float. Of 4-bit weights: (blocks, groups, {scale, offset}, 2 W), either bf16, or
+// Filled by atoll_kernels/cpu/linear_native_{quantized,mxfp4,int8_groups}.py. scales of 8-bit weights:
+// (outputs,) float; with groups (blocks, groups, 2 W) float. Of 4-bit weights: (blocks, groups, {scale, offset}, 2 W), either bf16, or
 // bytes (offsets signed) that are multiplied by factors (blocks, {scale, offset}, 2 W) bf16. Of MXFP4:
 // (blocks, groups, 2 W) bytes. kind: the activation. is_gated: out
 // has half as many columns, the activation of the first half times the second; halves are whole blocks.
