@@ -143,7 +143,12 @@ def test_published_configs(path: Path, tmp_path: Path, capsys: pytest.CaptureFix
     """All of them run on our own files, and info says so."""
     config = json.loads(path.read_text())
     folder, task = folder_of(tmp_path, config), "generate"
-    if config["model_type"] in families.ENCODERS:
+    if config["model_type"] in families.SPEECH:
+        task, told = "transcribe", {"feature_size": config["num_mel_bins"]}
+        (folder / "preprocessor_config.json").write_text(json.dumps(told))
+        told = {"eos_token_id": 50257, "no_timestamps_token_id": 50364}
+        (folder / "generation_config.json").write_text(json.dumps(told))
+    elif config["model_type"] in families.ENCODERS:
         task, (name, *_) = "embed", config.get("architectures", [""])
         if name.endswith("ForSequenceClassification"):
             task = "rerank" if len(config["id2label"]) == 1 else "classify"

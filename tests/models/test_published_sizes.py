@@ -93,6 +93,10 @@ PUBLISHED = {
     "nvidia__NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": 31_577_937_344 + 2944,
     "nvidia__NVIDIA-Nemotron-Nano-9B-v2": 8_888_227_328,
     "openai-community__gpt2": 124_439_808,
+    # As published, and zeros for the keys' biases, which no file has.
+    "openai__whisper-large-v3": 1_543_490_560 + 96 * 1280,
+    "openai__whisper-large-v3-turbo": 808_878_080 + 40 * 1280,
+    "openai__whisper-tiny": 37_760_640 + 12 * 384,
     "openai__gpt-oss-120b": 116_829_156_672,
     "openai__gpt-oss-20b": 20_914_757_184,
     "state-spaces__mamba-130m-hf": 129_135_360,

@@ -11,6 +11,7 @@ from tiny.bart import write_bart
 from tiny.checkpoint import write
 from tiny.decoders import DECODERS as VARIANTS
 from tiny.t5 import CONFIGS, write_t5
+from tiny.whisper import write_whisper
 
 from atoll.cli.shard_table import MODELS, SIZES, shares
 from atoll.layers.parallel import Shard
@@ -96,9 +97,12 @@ def test_loaded_models_hold_it(name: str, size: int, tmp_path: Path) -> None:
     _assert_held(tmp_path, size)
 
 
-@pytest.mark.parametrize("kind", [*sorted(CONFIGS), *BARTS])
+@pytest.mark.parametrize("kind", [*sorted(CONFIGS), *BARTS, "whisper"])
 def test_encoder_decoders_hold_it(kind: str, tmp_path: Path) -> None:
-    write_bart(kind, tmp_path) if kind in BARTS else write_t5(kind, tmp_path)
+    if kind == "whisper":
+        write_whisper(kind, tmp_path)
+    else:
+        write_bart(kind, tmp_path) if kind in BARTS else write_t5(kind, tmp_path)
     _assert_held(tmp_path, 2)
 
 

@@ -12,6 +12,7 @@ from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
 from tiny.llamas import VOCAB
 from tiny.t5 import CONFIGS, write_t5
+from tiny.whisper import write_whisper
 
 # Grouped heads, one key-value head, as many as others; experts; ALiBi; learned positions.
 OF_FOUR = (
@@ -60,3 +61,10 @@ def test_encoder_decoders(kind: str, size: int, tmp_path: Path, ranks: Ranks) ->
     inputs = {"a": _IDS[:21], "b": _IDS[21:24], "c": _IDS[24:]}
     # Scores are not scaled, so that FLAN-T5 with one rank is as far from exact numbers.
     _assert_same(ranks, Job(tmp_path, TEXTS, inputs), size, tolerance=5e-5)
+
+
+def test_whisper(tmp_path: Path, ranks: Ranks) -> None:
+    write_whisper("whisper", tmp_path)
+    inputs = {"a": [0] * 21, "b": [0] * 3, "c": [0] * 16}
+    features = np.random.default_rng(0).standard_normal((80, 20)).astype(np.float32)
+    _assert_same(ranks, Job(tmp_path, TEXTS, inputs, features), 2)

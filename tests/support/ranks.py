@@ -36,12 +36,14 @@ TIMEOUT_S = 120.0
 class Job:
     """A checkpoint, and the texts that are run: in chunks, then token by token.
 
-    inputs: an encoder-decoder's. adapters: LoRA folders by name, of which ``adapter`` is used.
+    inputs: an encoder-decoder's. features: in their place, of sounds. adapters: LoRA folders by
+    name, of which ``adapter`` is used.
     """
 
     folder: Path
     texts: Mapping[str, Sequence[int]]
     inputs: Mapping[str, Sequence[int]] | None = None
+    features: npt.NDArray[np.float32] | None = None
     scheme: str = "dense"
     dtype: torch.dtype = torch.float32
     adapters: Mapping[str, Path] | None = None
@@ -71,7 +73,8 @@ def compute(job: Job, shard: Shard = ONE_RANK) -> Result:
         slots.rows = {name: None for name in adapters}
     runner = PagedRunner(model, dtype=job.dtype)
     if job.inputs is not None:
-        runner.encode(job.inputs)
+        features = None if job.features is None else torch.from_numpy(job.features)
+        runner.encode(job.inputs, features)
     logits: dict[str, list[torch.Tensor]] = {name: [] for name in job.texts}
     for start, stop in ((0, 5), (5, 12), (12, 13), (13, 14)):
         chunks = {name: ids[start:stop] for name, ids in job.texts.items() if ids[start:stop]}

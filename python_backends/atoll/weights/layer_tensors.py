@@ -124,6 +124,12 @@ class LayerTensors:
             WeightError: it is missing; or there is one, not all zero, where there should be none.
         """
         if is_expected:
+            for part in (self.parts()[index] for index in zero_parts):
+                if self.has_part(part, "bias") and bool(self.raw(part, "bias").any()):
+                    raise Mismatch(
+                        f"{self.reader.folder}: tensor {self.name(part, 'bias')!r} is left over: "
+                        f"this part of {self.target} has no bias"
+                    )
             return self.get("bias", (size,), rows, zero_parts)
         # Old GPTQ files have zeros for every layer.
         if any(bool(self.raw(p, "bias").any()) for p in self.parts() if self.has_part(p, "bias")):

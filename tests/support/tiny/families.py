@@ -30,6 +30,7 @@ from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.t5 import write_t5
 from tiny.towers import write_towers
+from tiny.whisper import write_whisper
 
 IDS = torch.randint(4, VOCAB, (19,), generator=torch.Generator().manual_seed(3)).tolist()
 # Some embedders have the name of the decoder that they are made of, which is meant here.
@@ -62,6 +63,19 @@ def _encoder_decoder(folder: Path) -> Tensor:
     runner = PagedRunner(load_decoder(Checkpoint.open(folder), LoadOptions()))
     runner.encode({"a": IDS})
     return runner.step({"a": IDS[:7]})["a"]
+
+
+@torch.inference_mode()
+def _transcribed(folder: Path) -> Tensor:
+    runner = PagedRunner(load_decoder(Checkpoint.open(folder), LoadOptions()))
+    frames = _spectrogram(runner.model.config.num_features).T.contiguous()
+    runner.encode({"a": [0] * (len(frames) // 2)}, frames)
+    return runner.step({"a": IDS[:7]})["a"]
+
+
+def _spectrogram(num_features: int) -> Tensor:
+    """(bins, frames)."""
+    return torch.linspace(-30, 30, 100 * num_features).sin().view(num_features, 100)
 
 
 @torch.inference_mode()
@@ -121,6 +135,9 @@ def theirs(family: Family, folder: Path) -> Tensor | None:
                 text = model.get_text_features(ids[:, :longest]).pooler_output
                 image = model.get_image_features(_image(size)[None]).pooler_output
                 return torch.cat([text, image], -1).float()
+            if family.ours is _transcribed:
+                sound = _spectrogram(model.config.num_mel_bins)[None]
+                return _first(model(input_features=sound, decoder_input_ids=ids[:, :7]).logits)
             if family.ours is _encoder_decoder:
                 return _first(model(input_ids=ids, decoder_input_ids=ids[:, :7]).logits)
             return _first(model(ids, use_cache=False).logits)
@@ -188,6 +205,8 @@ FAMILIES = (
                hf.AutoModelForSeq2SeqLM)
         for kind in CONFIGS
     ),
+    Family("whisper", lambda folder: write_whisper("whisper", folder), _transcribed,
+           hf.AutoModelForSpeechSeq2Seq),
     *(
         _variant(name, _encoded, hf.AutoModel)
         for name in (
