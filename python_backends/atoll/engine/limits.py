@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +17,8 @@ class EngineLimits:
         forced_bos_token_id: what its answers begin with, unless a request says something else.
     input_vocab_size: of an encoder-decoder's inputs, if answers have a vocabulary of their own.
     banned_tokens: ids that are never generated.
+    max_beams: of a beam search. search: options of one that requests have unless they say something
+        else; empty: they are greedy. has_states: whether layers are recurrent.
     max_mixed_prefill_tokens: prompt tokens in a step with decoding requests, limited so that a long
         prompt does not stall running streams.
     """
@@ -27,6 +31,9 @@ class EngineLimits:
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
     banned_tokens: tuple[int, ...] = ()
+    max_beams: int = sys.maxsize
+    search: Mapping[str, Any] = field(default_factory=dict)
+    has_states: bool = False
     max_batch_size: int = 256
     max_batch_prefill_tokens: int = 2048
     max_mixed_prefill_tokens: int = 2048

@@ -262,10 +262,10 @@ def _generator(
     keys = generation_keys.read(folder, whole, is_encoder_decoder=is_encoder_decoder)
     if keys.left:
         notes.append(f"left to requests, of what its files say: {', '.join(keys.left)}")
-    if keys.num_beams > 1:
+    if keys.search is not None:
         notes.append(
-            f"answers are greedy, or sampled: its files ask for a search with num_beams "
-            f"{keys.num_beams}, which is not done here"
+            f"answers are searched for, as its files say, with {keys.search}: num_beams 1 in a "
+            "request is greedy"
         )
     return Detected(
         task="generate",
@@ -280,6 +280,7 @@ def _generator(
         notes=tuple(notes),
         banned_tokens=keys.banned,
         forced_bos_token_id=keys.first,
+        search=keys.search,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atoll.models.search_keys import SearchKeys
+
 
 @dataclass(frozen=True)
 class Detected:
@@ -16,7 +18,8 @@ class Detected:
     model is in place of an architecture.
     pooling: of an embedder. notes: what a user should know, a sentence each.
     banned_tokens: ids that no answer may hold. forced_bos_token_id: the one that an
-    encoder-decoder's answers begin with. heads: an embedder's for each token, see
+    encoder-decoder's answers begin with. search: for answers, unless a request says something else.
+    heads: an embedder's for each token, see
     ``weights.token_heads``. takes_images: whether an embedder embeds images besides texts.
     """
 
@@ -33,5 +36,6 @@ class Detected:
     notes: tuple[str, ...] = ()
     banned_tokens: tuple[int, ...] = ()
     forced_bos_token_id: int | None = None
+    search: SearchKeys | None = None
     heads: tuple[str, ...] = ()
     takes_images: bool = False

@@ -1,9 +1,8 @@
 """What a checkpoint's files ask of every answer: applied, left to requests, or refused.
 
 transformers' ``generate`` does what generation_config.json says (config.json, in older folders).
-Tokens that may never come are banned here too; how an answer is searched for is a request's to say,
-and a note tells what the file would have; what would change every answer and is not done here is
-refused.
+Tokens that may never come are banned here too; a beam search is the default of requests; what else
+they decide is noted; what would change every answer and is not done here is refused.
 """
 
 from __future__ import annotations
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from atoll.errors import ConfigError, UnsupportedModel
+from atoll.models import search_keys
+from atoll.models.search_keys import SearchKeys
 from atoll.weights.json_fields import MAX_SIZE, Fields
 from atoll.weights.modules import read_object
 
@@ -32,7 +33,7 @@ _LEFT_TO_REQUESTS: Mapping[str, Any] = {
     "diversity_penalty": 0.0, "do_sample": False, "early_stopping": False, "epsilon_cutoff": 0.0,
     "eta_cutoff": 0.0, "forced_eos_token_id": None, "length_penalty": 1.0, "max_length": 20,
     "max_new_tokens": None, "min_length": 0, "min_new_tokens": None, "min_p": None,
-    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_return_sequences": 1,
+    "no_repeat_ngram_size": 0, "num_beam_groups": 1, "num_beams": 1, "num_return_sequences": 1,
     "renormalize_logits": False, "repetition_penalty": 1.0, "temperature": 1.0, "top_k": 50,
     "top_p": 1.0, "typical_p": 1.0,
 }  # fmt: skip
@@ -42,13 +43,13 @@ class GenerationKeys(NamedTuple):
     """What the files ask of every answer.
 
     banned: ids that never come. left: name and value of what requests decide. first: the id that
-    every answer of an encoder-decoder begins with. num_beams: of the search for answers.
+    every answer of an encoder-decoder begins with. search: for answers, if they are searched for.
     """
 
     banned: tuple[int, ...]
     left: tuple[str, ...]
     first: int | None = None
-    num_beams: int = 1
+    search: SearchKeys | None = None
 
 
 def read(
@@ -67,8 +68,9 @@ def read(
     keys = read_object(path) if path.exists() else config
     file = path.name if path.exists() else "config.json"
     first, fields = None, Fields(keys, f"{folder}/{file}")
+    size = Fields(config).size("vocab_size", default=MAX_SIZE)
+    search = search_keys.read(fields, size)
     if is_encoder_decoder and fields.has(_FIRST):
-        size = Fields(config).size("vocab_size", default=MAX_SIZE)
         first = fields.token(_FIRST, vocab_size=size)
     for name in _REFUSED:
         value = None if name == _FIRST and first is not None else keys.get(name)
@@ -89,10 +91,9 @@ def read(
     left = [
         f"{name} {keys[name]!r}"
         for name, usual in _LEFT_TO_REQUESTS.items()
-        if keys.get(name) not in (None, usual)
+        if keys.get(name) not in (None, usual) and not (search and name in SearchKeys._fields)
     ]
-    num_beams = fields.size("num_beams", default=1, nullable=True)
-    return GenerationKeys(tuple(sorted(set(banned))), tuple(left), first, num_beams)
+    return GenerationKeys(tuple(sorted(set(banned))), tuple(left), first, search)
 
 
 def _ids(file: str, name: str, value: Any) -> list[int]:

@@ -13,6 +13,7 @@ from atoll.config import Settings
 from atoll.models.detect import decide
 from atoll.models.detected import Detected
 from atoll.models.load_options import device_of
+from atoll.models.search_keys import SearchKeys
 from atoll.runner.decode_graphs import refusal
 from atoll.runner.load_model import load_model
 from atoll.runner.memory import alone_on, cache_size, longest_request
@@ -33,13 +34,14 @@ class LoadedRunner:
 
     max_cached_tokens: most tokens of a request, whatever its split into prompt and answer.
     banned_tokens: ids that are never generated. forced_bos_token_id: what an encoder-decoder's
-    answers begin with. facts: shown to users.
+    answers begin with. search: for answers, by the files. facts: shown to users.
     """
 
     runner: ModelRunner
     max_cached_tokens: int
     banned_tokens: tuple[int, ...]
     forced_bos_token_id: int | None
+    search: SearchKeys | None
     facts: Mapping[str, Any]
 
 
@@ -104,7 +106,9 @@ def _load(settings: Settings, folder: Path, detected: Detected, team: Team | Non
         **_state_facts(size.states),
     }
     banned = tuple(token for token in detected.banned_tokens if token < config.vocab_size)
-    return LoadedRunner(runner, capacity, banned, detected.forced_bos_token_id, facts)
+    return LoadedRunner(
+        runner, capacity, banned, detected.forced_bos_token_id, detected.search, facts
+    )
 
 
 def _state_facts(states: StateSize) -> dict[str, Any]:

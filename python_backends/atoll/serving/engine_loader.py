@@ -74,6 +74,8 @@ def load_engine(
         "vocab_size": limits.vocab_size,
         "decoder_start_token_id": limits.decoder_start_token_id,
         "banned_tokens": limits.banned_tokens,
+        "max_beams": limits.max_beams,
+        "search": dict(limits.search),
     }
     return LoadedEngine(engine, limits, runner.adapters, runner.model.config, facts)
 
@@ -93,6 +95,8 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
         raise ConfigError(f"max_input_tokens is {longest}; max_total_tokens is {total}")
     if longest > most:
         raise ConfigError(f"max_input_tokens is {longest}; the encoder has {most} positions")
+    has_states = loaded.runner.num_state_slots > 0
+    max_beams = 1 if has_states else min(settings.max_beams, settings.max_batch_size)
     return EngineLimits(
         max_input_tokens=longest,
         max_total_tokens=total,
@@ -103,9 +107,26 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
         forced_bos_token_id=loaded.forced_bos_token_id,
         banned_tokens=loaded.banned_tokens,
+        max_beams=max_beams,
+        search=_search(loaded, max_beams),
+        has_states=has_states,
         max_batch_size=settings.max_batch_size,
         max_batch_prefill_tokens=settings.max_batch_prefill_tokens,
         max_mixed_prefill_tokens=_MIXED_PREFILL.get(loaded.runner.device.type, 1024),
         waiting_served_ratio=settings.waiting_served_ratio,
         max_waiting_tokens=settings.max_waiting_tokens,
     )
+
+
+def _search(loaded: LoadedRunner, max_beams: int) -> Mapping[str, Any]:
+    """The options of requests that the checkpoint's files give, if so many beams may run."""
+    if loaded.search is None:
+        return {}
+    if loaded.search.num_beams > max_beams:
+        logger.warning(
+            "answers are greedy: the model's files ask for num_beams %d; the most allowed, by "
+            "max_beams, max_batch_size and the model's layers, is %d",
+            loaded.search.num_beams, max_beams,
+        )  # fmt: skip
+        return {}
+    return {name: value for name, value in loaded.search._asdict().items() if value is not None}

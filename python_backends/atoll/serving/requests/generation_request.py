@@ -152,7 +152,8 @@ class GenerationRequest(ServedRequest):
         self, name: str, asked: Generation, sender: ResponseSender, streamer: Notified,
         limit_s: float | None,
     ) -> None:  # fmt: skip
-        super().__init__(sender, streamer, num_answers=asked.options.best_of, limit_s=limit_s)
+        num_answers = max(asked.options.best_of, asked.options.sampling.num_beams)
+        super().__init__(sender, streamer, num_answers=num_answers, limit_s=limit_s)
         self.name, self.asked = name, asked
         self.is_stream = bool(asked.flags["stream"])
         self.returned: OutputFlags = returned_by(asked.flags, asked.options.sampling)
@@ -162,7 +163,8 @@ class GenerationRequest(ServedRequest):
         self.prompt_tokens: list[TokenText] = []
         self.completions: Sequence[Completion] = ()
         self._engine: Engine | None = None
-        self._requests: Sequence[Request] = ()  # the engine's, one for each completion
+        # The engine's: one for each completion, or for all that are searched for.
+        self._requests: Sequence[Request] = ()
         self._num_submitted = 0
 
     @property
@@ -204,6 +206,8 @@ class GenerationRequest(ServedRequest):
     def stop(self, completion: Completion) -> None:
         """Ends an answer after the tokens that it has."""
         assert self._engine is not None
+        if self.asked.options.sampling.num_beams > 1:
+            return  # all have ended
         request = self._requests[self.completions.index(completion)]
         self._engine.finish(request, completion.num_output_tokens)
 

@@ -20,6 +20,7 @@ ALIASES: Mapping[str, str] = {
     "stop_sequences": "stop",
     "lora_name": "adapter_id",
     "truncate_prompt_tokens": "truncate",
+    "num_return_sequences": "n",
 }
 # Options of the chat template.
 CHAT_NAMES = (
@@ -32,7 +33,8 @@ NAMES: frozenset[str] = frozenset(
         "no_repeat_ngram_size", "logit_bias", "watermark", "seed", "n", "best_of", "stop",
         "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
         "kept_special_tokens", "reasoning",
-        "src_lang", "tgt_lang", "forced_bos_token_id",
+        "src_lang", "tgt_lang", "forced_bos_token_id", "forced_eos_token_id",
+        "num_beams", "use_beam_search", "length_penalty", "early_stopping",
         "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
         "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
         "guided_choice", "guided_grammar", *CHAT_NAMES,
@@ -40,9 +42,8 @@ NAMES: frozenset[str] = frozenset(
 )  # fmt: skip
 # vLLM options that are not supported here -> their neutral values, which are accepted.
 NEUTRAL: Mapping[str, tuple[Any, ...]] = {
-    "allowed_token_ids": (), "bad_words": ([],), "detokenize": (True,), "early_stopping": (False,),
-    "length_penalty": (1.0,), "logits_processors": ([],), "num_beams": (1,), "output_kind": (),
-    "spaces_between_special_tokens": (True,), "use_beam_search": (False,),
+    "allowed_token_ids": (), "bad_words": ([],), "detokenize": (True,), "logits_processors": ([],),
+    "output_kind": (), "spaces_between_special_tokens": (True,),
 }  # fmt: skip
 
 

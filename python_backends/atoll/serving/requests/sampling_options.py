@@ -20,6 +20,13 @@ from atoll.engine.request import SamplingOptions
 from atoll.errors import ValidationError
 from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_object
 from atoll.serving.requests.option_reader import OptionReader
+from atoll.serving.requests.search_options import (
+    CONSTRAINTS,
+    does_sample,
+    early_stopping,
+    length_penalty,
+    with_search,
+)
 from atoll.serving.triton.tensors import as_float, as_int
 from atoll.text.chat_options import ChatOptions
 from atoll.text.reasoning import ReasoningMarks
@@ -29,17 +36,13 @@ DEFAULT_MAX_TOKENS = 16
 
 # OpenAI's limit, which its clients may rely on; TGI's default is lower.
 _OPENAI_TOP_LOGPROBS = 20
-_CONSTRAINTS = (
-    "grammar", "response_format", "guided_json", "guided_regex", "guided_grammar", "guided_choice",
-)  # fmt: skip
-# If any of these has another value, other than -1, the request samples.
-_NEUTRAL: Mapping[str, float] = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
     """A request's options, checked, but without regard to the prompt's length.
 
+    n, best_of: answers that are returned, and that are generated; a search returns its n best ones.
     max_tokens: None: as many as fit. truncate: the number of the prompt's last tokens to keep.
     suffix: the text after the answer, for code models that fill in the middle.
     add_special_tokens: None: to a text, but not to messages, whose template contains them.
@@ -78,6 +81,7 @@ def read_options(
     default_max_tokens: int | None,
     eos_token_ids: frozenset[int],
     limits: EngineLimits,
+    is_conversation: bool = False,
 ) -> GenerateOptions:
     """Options from the ``sampling_parameters`` tensor, request parameters and the ``stop`` tensor.
 
@@ -86,12 +90,15 @@ def read_options(
     """
     values = {**canonical(parameters), **canonical(json_object(tensor))}
     unlimited = "max_tokens" in values and values["max_tokens"] is None
-    r = OptionReader({k: v for k, v in values.items() if v is not None})
+    given = {k: v for k, v in values.items() if v is not None}
+    r = OptionReader(with_search(given, limits, is_conversation=is_conversation))
     max_tokens = r.integer("max_tokens", None if unlimited else default_max_tokens, 1)
-    n = r.integer("n", 1, 1, settings.max_best_of)
-    best_of = r.integer("best_of", n, n, settings.max_best_of)
+    num_beams = r.integer("num_beams", 1)
+    most = num_beams if num_beams > 1 else settings.max_best_of
+    n = r.integer("n", 1, 1, most)
+    best_of = n if num_beams > 1 else r.integer("best_of", n, n, most)
     sampling = _sampling(r, settings, max_tokens, eos_token_ids, limits)
-    if best_of > 1:
+    if best_of > 1 and num_beams == 1:
         if not sampling.do_sample:
             raise ValidationError(
                 f"best_of is {best_of} without sampling: all answers would be the same"
@@ -141,7 +148,9 @@ def fitted(
             f"exceed max_total_tokens, {limits.max_total_tokens}"
         )
     needs_logprobs = (
-        flags["return_logprobs"] or flags["return_cumulative_logprob"] or options.best_of > 1
+        flags["return_logprobs"]
+        or flags["return_cumulative_logprob"]
+        or options.best_of > options.n
     )
     if asked is not None and asked > limits.max_answer_tokens:
         raise ValidationError(
@@ -181,7 +190,7 @@ def _sampling(
     return SamplingOptions(
         max_new_tokens=max_tokens or 0,
         min_new_tokens=min_tokens,
-        do_sample=_does_sample(r, temperature),
+        do_sample=does_sample(r),
         temperature=temperature or 1.0,
         top_k=top_k,
         top_p=r.above_zero("top_p", 1.0, 1.0),
@@ -191,6 +200,10 @@ def _sampling(
         frequency_penalty=r.number("frequency_penalty", 0.0, -2.0, 2.0),
         presence_penalty=r.number("presence_penalty", 0.0, -2.0, 2.0),
         no_repeat_ngram_size=r.integer("no_repeat_ngram_size", 0, 0),
+        num_beams=r.integer("num_beams", 1),
+        length_penalty=length_penalty(r),
+        early_stopping=early_stopping(r),
+        forced_eos_token_id=r.integer("forced_eos_token_id", None, 0, limits.vocab_size - 1),
         logit_bias=_logit_bias(r.structure("logit_bias"), limits),
         watermark=r.flag("watermark", False),
         seed=r.integer("seed", 0, 0, 2**64 - 1) if r.has("seed") else secrets.randbits(63),
@@ -204,17 +217,6 @@ def _sampling(
         prompt_top_logprobs=alternatives or 0
         if prompt_alternatives is None
         else prompt_alternatives,
-    )
-
-
-def _does_sample(r: OptionReader, temperature: float) -> bool:
-    """Greedy by default, as in TGI and transformers; temperature 0 is greedy."""
-    if temperature == 0.0:
-        return False
-    if r.has("do_sample"):
-        return r.flag("do_sample", False)
-    return r.has("temperature") or any(
-        r.has(name) and r.number(name, 0) not in (neutral, -1) for name, neutral in _NEUTRAL.items()
     )
 
 
@@ -275,7 +277,7 @@ def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
 
 def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:
     """The constraint on the answer, if there is one, as (option, value)."""
-    found = [(name, r.get(name)) for name in _CONSTRAINTS if r.has(name)]
+    found = [(name, r.get(name)) for name in CONSTRAINTS if r.has(name)]
     if len(found) > 1:
         raise ValidationError(f"only one of {', '.join(name for name, _ in found)} can be set")
     if found and settings.disable_grammar_support:

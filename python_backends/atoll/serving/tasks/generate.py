@@ -97,7 +97,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         session_id = given.pop(_SESSION, None)
         given.pop(tensors.ANSWERS_TO, None)
         limit_s = time_limit(request, given, self.settings.max_request_s)
-        flags, options = self._read_options(request, given, prompt)
+        flags, options = self._read_options(request, given, prompt, session_id is not None)
         constraint = None if options.grammar is None else read_constraint(*options.grammar)
         asked = Generation(prompt, options, flags, constraint, session_id)
         return GenerationRequest(next(self._names), asked, sender, self.streamer, limit_s)
@@ -121,6 +121,8 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         if start:
             # An encoder-decoder encodes the prompt; the decoder begins with the answer's start.
             ids, encoder_ids = start, ids
+        is_search = options.sampling.num_beams > 1
+        sinks = request.completions
         requests = [
             Request(
                 f"{request.name}.{index}",
@@ -131,9 +133,10 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
                 session_id=asked.session_id,
                 grammar=grammar,
                 encoder_ids=encoder_ids,
+                other_sinks=tuple(sinks[1:]) if is_search else (),
                 arrival=request.arrival,
             )  # fmt: skip
-            for index, completion in enumerate(request.completions)
+            for index, completion in enumerate(sinks[:1] if is_search else sinks)
         ]
         request.start(self.engine, requests)
 
@@ -192,7 +195,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         return AfterReasoning(grammar, self.tokenizer, marks, state)
 
     def _read_options(
-        self, request: Any, parameters: Mapping[str, Any], prompt: Prompt
+        self, request: Any, parameters: Mapping[str, Any], prompt: Prompt, is_conversation: bool
     ) -> tuple[Flags, GenerateOptions]:
         """A request's flags and options, from its tensors and parameters."""
         flags = read_flags(request, parameters)
@@ -204,6 +207,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
             default_max_tokens=DEFAULT_MAX_TOKENS if prompt.messages is None else None,
             eos_token_ids=self.tokenizer.eos_token_ids,
             limits=self.limits,
+            is_conversation=is_conversation,
         )
         if self.adapters is not None:
             self.adapters.check(options.adapter_id)
