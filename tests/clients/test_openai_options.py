@@ -87,7 +87,12 @@ def test_what_is_wrong_with_a_prompt_names_it(http: httpx.Client) -> None:
          "response_format.type", "response_format.json_schema"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
         ({"bad_words": ["a"]}, "bad_words", "not supported"),
-        ({"use_beam_search": True}, "use_beam_search", "not supported"),
+        ({"num_beams": 99}, "num_beams", "the most allowed is 8"),
+        ({"num_beams": 2, "temperature": 1}, "num_beams", "does not go with sampling"),
+        ({"num_beams": 2, "guided_regex": "a"}, "num_beams", "guided_regex"),
+        ({"num_beams": 2, "use_beam_search": False}, "num_beams", "use_beam_search"),
+        ({"length_penalty": 2}, "length_penalty", "num_beams is 1"),
+        ({"early_stopping": "soon"}, "early_stopping", "never"),
         ({"priority": 3}, "priority", "not supported"),
         ({"prompt_logprobs": 1}, "prompt_logprobs", "not supported"),
         ({"no_such_field": 1}, "no_such_field", "unknown"),
@@ -260,8 +265,8 @@ def test_unknown_fields_of_tgi_are_answered_and_named(http: httpx.Client) -> Non
     with http.stream("POST", "/generate_stream", json=body) as answer:
         assert answer.headers["x-unknown-fields"].startswith("b, parameters.foo")
         assert "data:" in answer.read().decode()
-    refused = http.post("/generate", json={"inputs": PROMPT, "parameters": {"num_beams": 4}})
-    assert refused.status_code == 422 and "`parameters.num_beams` is 4" in refused.json()["error"]
+    refused = http.post("/generate", json={"inputs": PROMPT, "parameters": {"num_beams": 9}})
+    assert refused.status_code == 422 and "num_beams is 9" in refused.json()["error"]
     refused = http.post("/generate", json={"inputs": PROMPT, "parameters": {"tgt_lang": "fr"}})
     assert refused.status_code == 422 and "tgt_lang is set" in refused.json()["error"]
     assert "x-unknown-fields" not in http.post("/generate", json={"inputs": PROMPT}).headers
@@ -290,7 +295,7 @@ def test_the_models_own_interface_knows_the_same_options(served: Served) -> None
     assert ask(text, use_beam_search=False, length_penalty="1.0").json()["text_output"] == " Paris."
     assert ask({"messages": messages}, continue_final_message=True).status_code == 200
     for given, parameters, word in (
-        (text, {"use_beam_search": True}, "use_beam_search is True"),
+        (text, {"use_beam_search": True, "n": 9}, "num_beams is 9; the most allowed is 8"),
         (text, {"bad_words": '["a"]'}, "bad_words"),
         (text, {"continue_final_message": True}, "go with messages"),
         ({"messages": messages}, {"suffix": "x"}, "suffix"),

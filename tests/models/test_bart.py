@@ -160,7 +160,12 @@ def test_what_the_files_force_and_ask_for(tmp_path: Path) -> None:
     found = read_model(tmp_path)
     assert (found.runs_on, found.forced_bos_token_id) == ("native", FIRST)
     notes = "\n".join(decide(tmp_path, Settings(model_id=str(tmp_path))).notes)
-    assert "num_beams 4, which is not done here" in notes
-    assert "forced_eos_token_id 2" in notes
-    with engine(tmp_path) as loaded:
-        assert loaded.limits.forced_bos_token_id == FIRST
+    assert "searched for, as its files say, with num_beams 4, forced_eos_token_id 2" in notes
+    for settings, search in (
+        ({}, {"num_beams": 4, "forced_eos_token_id": 2}), ({"max_beams": 3}, {}),
+        ({"max_batch_size": 3}, {}),
+    ):  # fmt: skip
+        with engine(tmp_path, **settings) as loaded:
+            assert loaded.limits.forced_bos_token_id == FIRST
+            assert search.items() <= loaded.limits.search.items()
+            assert bool(loaded.limits.search) == bool(search)

@@ -94,7 +94,6 @@ def test_mbart_starts_with_the_language(tokenizers: dict[str, Tokenizer]) -> Non
         ({"src_lang": "fra_Latn", "truncate": 2}, "truncate is 2; .* take 2 tokens"),
         ({"src_lang": "fra_Latn", "add_special_tokens": False}, "add_special_tokens is false"),
         ({"forced_bos_token_id": VOCAB}, "forced_bos_token_id"),
-        ({"num_beams": 4}, "num_beams is 4, which is not supported; allowed: 1"),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -26,8 +26,8 @@ Temperature = Annotated[
 ]
 # What the models of a task read besides texts; a session, as its generator.
 _READ = {
-    "generate": ("max_tokens", "temperature"), "rerank": ("query",), "multi_vector": ("query",),
-    "transcribe": ("temperature",),
+    "generate": ("max_tokens", "temperature", "num_beams"), "rerank": ("query",),
+    "multi_vector": ("query",), "transcribe": ("temperature",),
 }  # fmt: skip
 
 
@@ -62,6 +62,12 @@ def infer(
     ] = None,
     max_tokens: MaxTokens = 64,
     temperature: Temperature = 0.0,
+    num_beams: Annotated[
+        int | None,
+        typer.Option(
+            help="Beams of a search for the answer; by default, the model's files decide."
+        ),
+    ] = None,
     url: Url = URL,
     key: Key = None,
     timeout: Timeout = 600.0,
@@ -78,7 +84,9 @@ def infer(
     texts = sys.stdin.read().splitlines() if is_piped else text or []
     if not texts and not images and not sounds:
         raise ConfigError("no text to ask with: --text, or lines on standard input")
-    options = {"max_tokens": max_tokens, "temperature": temperature}
+    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
+    if num_beams is not None:
+        options["num_beams"] = num_beams
     with connect(url, timeout, key) as client:
         models, generator = _models(client), model.removesuffix("-session")
         found = models.get(model)
@@ -165,7 +173,7 @@ def _refuse_unread(
 
     read: the flags that it reads besides texts. otherwise: what it reads, if these are none.
     """
-    for name in ("query", "max_tokens", "temperature"):
+    for name in ("query", "max_tokens", "temperature", "num_beams"):
         source = context.get_parameter_source(name)
         if name not in read and source is not None and source.name == "COMMANDLINE":
             flag = name.replace("_", "-")

@@ -22,10 +22,15 @@ def translation_section() -> list[str]:
         "the text: `>>deu<<`, in the text itself or by `tgt_lang` `deu`. The language of the text "
         "is not told, and `src_lang` is refused.",
         "",
-        "Answers are greedy, or sampled: there is no beam search. `num_beams` in a request is "
-        "refused, and `atoll info` and the log tell where a checkpoint's files ask for it. An "
-        "input and its answer have max_position_embeddings tokens each. Tokenizers are read from "
-        "tokenizer.json; of M2M100 and Marian, as transformers does, from vocab.json and "
+        "Where generation_config.json says `num_beams`, answers are searched for with as many "
+        "beams, unless a request says `num_beams` 1, samples, has a grammar or a watermark, or is "
+        "a turn of a conversation. `length_penalty`, `early_stopping`, `no_repeat_ngram_size` and "
+        "`forced_eos_token_id` of the files come with it; `atoll info` shows them. All of them are "
+        "options of requests to every generator without recurrent layers ([beam search]"
+        "(serve.md#beam-search)).",
+        "",
+        "An input and its answer have max_position_embeddings tokens each. Tokenizers are read "
+        "from tokenizer.json; of M2M100 and Marian, as transformers does, from vocab.json and "
         "sentencepiece.bpe.model or source.spm, and of mBART and mBART-50 from the latter where "
         "there is no tokenizer.json.",
     ]

@@ -64,20 +64,21 @@ async def stream(
         raise Incomplete("the answer ended before it was complete")
 
 
-async def complete(request: Request, context: Context, job: Job) -> Chunk:
-    """A complete answer."""
+async def complete(request: Request, context: Context, job: Job) -> list[Chunk]:
+    """A complete answer, or ``n`` of them if the job's sampling says so."""
     async with contextlib.aclosing(stream(request, context, job, is_stream=False)) as chunks:
-        return [chunk async for chunk in chunks][0]
+        found = [chunk async for chunk in chunks]
+    return found[: int(job.sampling.get("n", 1))]
 
 
 async def complete_all(request: Request, context: Context, jobs: Sequence[Job]) -> list[Chunk]:
-    """One answer for each job, concurrently. If one fails, the others are cancelled."""
+    """The answers of each job, concurrently. If one fails, the others are cancelled."""
     if len(jobs) == 1:
-        return [await complete(request, context, jobs[0])]
+        return await complete(request, context, jobs[0])
     with context.admission.admitted(len(jobs) - 1):
         work = [asyncio.create_task(complete(request, context, job)) for job in jobs]
         try:
-            return await asyncio.gather(*work)
+            return [chunk for chunks in await asyncio.gather(*work) for chunk in chunks]
         finally:
             await _ended(work)
 

@@ -79,7 +79,8 @@ async def chat(
         bound=constraint(body),
         max_calls=1 if body.parallel_tool_calls is False else None,
     )
-    jobs = [asked.job.seeded(index) for index in range(body.n)]
+    num_jobs = 1 if "n" in asked.job.sampling else body.n
+    jobs = [asked.job.seeded(index) for index in range(num_jobs)]
     head = identity(body.model or model.name, "chatcmpl")
     found = _Asked(body, asked, jobs, head, usage_wanted(body))
     if body.stream:

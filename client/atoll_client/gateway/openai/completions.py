@@ -64,7 +64,7 @@ async def completions(
         chunks = await complete_all(request, context, jobs)
     if _is_echo_only(body):
         chunks = [_without_output(chunk) for chunk in chunks]
-    best = _best(chunks, body)
+    best = _best(chunks, body, len(chunks) // len(items))
     choices = [_Choice(body, i, echoes[i // body.n]).add(chunk) for i, chunk in enumerate(best)]
     return reply(_completion(head, choices, usage(chunks, len(items))))
 
@@ -129,15 +129,16 @@ def _jobs(
     return [
         Job(model, prompt, options, wanted).seeded(index)
         for prompt in prompts
-        for index in range(body.best_of or body.n)
+        for index in range(1 if "n" in options else body.best_of or body.n)
     ]
 
 
-def _best(chunks: list[Chunk], body: CompletionsBody) -> list[Chunk]:
-    """The ``n`` most likely answers to each prompt, by mean log-probability, best first."""
-    if body.best_of in (None, body.n):
+def _best(chunks: list[Chunk], body: CompletionsBody, num_each: int) -> list[Chunk]:
+    """The ``n`` most likely of ``num_each`` answers to each prompt, by mean log-probability, best
+    first."""
+    if num_each == body.n:
         return chunks
-    groups = [chunks[i : i + body.best_of] for i in range(0, len(chunks), body.best_of)]
+    groups = [chunks[i : i + num_each] for i in range(0, len(chunks), num_each)]
     return [
         chunk
         for group in groups

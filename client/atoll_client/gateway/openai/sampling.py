@@ -20,26 +20,31 @@ from atoll_client.types import Chunk, ModelInfo
 FINGERPRINT = f"atoll-{atoll_client.__version__}"
 # Options that have the same names in the models.
 _SAME_NAMES = (
-    "add_special_tokens", "forced_bos_token_id", "frequency_penalty", "ignore_eos",
-    "include_stop_str_in_output",
-    "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "presence_penalty",
-    "repetition_penalty",
-    "skip_special_tokens", "src_lang", "stop_token_ids", "tgt_lang", "top_k", "top_p", "typical_p",
+    "add_special_tokens", "early_stopping", "forced_bos_token_id", "forced_eos_token_id",
+    "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "length_penalty",
+    "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "num_beams", "presence_penalty",
+    "repetition_penalty", "skip_special_tokens", "src_lang", "stop_token_ids", "tgt_lang", "top_k",
+    "top_p", "typical_p", "use_beam_search",
 )  # fmt: skip
 
 
 def sampling(
     body: SamplingFields, model: ModelInfo, request: Request, bound: Constraint | None
 ) -> dict[str, Any]:
-    """The model's sampling options. OpenAI's default temperature is 1.
+    """The model's sampling options. OpenAI's default temperature is 1, but for a beam search.
 
-    bound: the constraint of the answer.
+    ``n`` is among them if one request to the model gives all answers. bound: the constraint of the
+    answer.
     """
-    temperature = 1.0 if body.temperature is None else body.temperature
+    temperature, is_search = body.temperature, _searches(body, model, bound)
+    if temperature is None and not is_search:
+        temperature = 1.0
     return given(
         (
             ("temperature", temperature),
-            ("do_sample", temperature > 0),
+            ("do_sample", None if temperature is None else temperature > 0),
+            ("n", body.n if is_search else None),
+            ("best_of", getattr(body, "best_of", None) if is_search else None),
             # OpenAI's seeds may be negative, the model's may not.
             ("seed", None if body.seed is None else body.seed % 2**63),
             ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
@@ -49,6 +54,14 @@ def sampling(
             *([bound] if bound else ()),
         )
     )
+
+
+def _searches(body: SamplingFields, model: ModelInfo, bound: Constraint | None) -> bool:
+    """Whether a request asks for a beam search, or leaves it to a model whose files do."""
+    if body.num_beams is not None or body.use_beam_search is not None:
+        return bool(body.use_beam_search) or (body.num_beams or 1) > 1
+    by_files = model.facts.get("search") or {}
+    return bool(by_files) and body.temperature is None and bound is None
 
 
 def usage_wanted(body: SamplingFields) -> bool:

@@ -17,7 +17,6 @@ MAX_TOP_LOGPROBS = 20
 _STORED = "nothing is stored"
 _CACHED = "prompts are cached automatically, as long as there is memory"
 _ONE_QUEUE = "all requests wait in the same queue"
-_NO_BEAMS = "there is no beam search"
 
 
 class StreamOptions(Strict):
@@ -89,16 +88,20 @@ class SamplingFields(Strict):
     user: str | None = no_effect("requests of all users are treated alike")
 
     add_special_tokens: bool | None = None
+    early_stopping: bool | Literal["never"] | None = None
     forced_bos_token_id: int | None = Field(None, ge=0)
+    forced_eos_token_id: int | None = Field(None, ge=0)
     guided_choice: list[str] | None = Field(None, min_length=1)
     guided_grammar: str | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
     ignore_eos: bool | None = None
     include_stop_str_in_output: bool | None = None
+    length_penalty: float | None = Field(None, ge=-10, le=10)
     min_p: float | None = Field(None, ge=0, le=1)
     min_tokens: int | None = Field(None, ge=0)
     no_repeat_ngram_size: int | None = Field(None, ge=0)
+    num_beams: int | None = Field(None, ge=1)
     repetition_penalty: float | None = Field(None, gt=0)
     skip_special_tokens: bool | None = None
     src_lang: str | None = None
@@ -108,6 +111,7 @@ class SamplingFields(Strict):
     top_k: int | None = Field(None, ge=-1)
     truncate_prompt_tokens: int | None = Field(None, ge=1)
     typical_p: float | None = Field(None, gt=0, le=1)
+    use_beam_search: bool | None = None
 
     guided_decoding_backend: Any = no_effect("there is one implementation")
     spaces_between_special_tokens: bool | None = no_effect(
@@ -117,18 +121,14 @@ class SamplingFields(Strict):
     allowed_token_ids: Any = refused("tokens cannot be listed")
     bad_words: Any = refused("words cannot be banned; see logit_bias", [])
     cache_salt: Any = refused("cached prompts are shared by all callers")
-    early_stopping: Any = refused(_NO_BEAMS, False)
     guided_whitespace_pattern: Any = refused("whitespace between values is fixed")
     kv_transfer_params: Any = refused("caches are not transferred")
-    length_penalty: Any = refused(_NO_BEAMS, 1, 1.0)
     logits_processors: Any = refused("requests cannot contain code", [])
     min_new_tokens: Any = refused("it is called min_tokens here")
     max_new_tokens: Any = refused("it is called max_tokens here")
-    num_beams: Any = refused(_NO_BEAMS, 1)
     priority: Any = refused(_ONE_QUEUE, 0)
     prompt_logprobs: Any = refused("/v1/completions has echo with logprobs")
     request_id: Any = refused("it is in the header x-request-id")
     return_token_ids: Any = refused("answers are text", False)
     return_tokens_as_token_ids: Any = refused("answers are text", False)
-    use_beam_search: Any = refused(_NO_BEAMS, False)
     vllm_xargs: Any = refused("there are no plugins", {})

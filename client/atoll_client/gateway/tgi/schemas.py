@@ -25,7 +25,6 @@ class Grammar(Strict):
     value: Any
 
 
-_NO_BEAMS = "there is no beam search"
 _CALLED = "it is called {} here"
 
 
@@ -55,22 +54,23 @@ class Parameters(Strict):
     typical_p: float | None = None
     watermark: bool = False
 
+    early_stopping: bool | Literal["never"] | None = None
     forced_bos_token_id: int | None = Field(default=None, ge=0)
+    forced_eos_token_id: int | None = Field(default=None, ge=0)
+    length_penalty: float | None = Field(default=None, ge=-10, le=10)
     logit_bias: dict[str, float] | None = None
     min_new_tokens: int | None = Field(default=None, ge=0)
     min_p: float | None = Field(default=None, ge=0, le=1)
     no_repeat_ngram_size: int | None = Field(default=None, ge=0)
+    num_beams: int | None = Field(default=None, ge=1)
     presence_penalty: float | None = Field(default=None, ge=-2, le=2)
     src_lang: str | None = None
     tgt_lang: str | None = None
-    early_stopping: Any = refused(_NO_BEAMS, False)
-    length_penalty: Any = refused(_NO_BEAMS, 1, 1.0)
     max_length: Any = refused(_CALLED.format("max_new_tokens"))
     max_time: Any = refused("close the connection instead")
     max_tokens: Any = refused(_CALLED.format("max_new_tokens"))
     min_length: Any = refused(_CALLED.format("min_new_tokens"))
     n: Any = refused(_CALLED.format("best_of"), 1)
-    num_beams: Any = refused(_NO_BEAMS, 1)
     num_return_sequences: Any = refused(_CALLED.format("best_of"), 1)
     stop_sequences: Any = refused(_CALLED.format("stop"), [])
     use_cache: bool | None = no_effect("it only affects speed")
@@ -171,7 +171,8 @@ def sampling(p: Parameters) -> dict[str, Any]:
 _SAME_NAMES = (
     "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty",
     "logit_bias", "min_p", "no_repeat_ngram_size", "presence_penalty", "truncate", "adapter_id",
-    "forced_bos_token_id", "src_lang", "tgt_lang",
+    "early_stopping", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "num_beams",
+    "src_lang", "tgt_lang",
 )  # fmt: skip
 
 
