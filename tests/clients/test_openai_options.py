@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_prompt_names_it(http: httpx.Client) -> None:
         ({"num_beams": 2, "guided_regex": "a"}, "num_beams", "guided_regex"),
         ({"num_beams": 2, "use_beam_search": False}, "num_beams", "use_beam_search"),
         ({"length_penalty": 2}, "length_penalty", "num_beams is 1"),
-        ({"early_stopping": "soon"}, "early_stopping", "never"),
+        ({"early_stopping": "soon"}, "early_stopping", "soon"),
         ({"priority": 3}, "priority", "not supported"),
         ({"prompt_logprobs": 1}, "prompt_logprobs", "not supported"),
         ({"no_such_field": 1}, "no_such_field", "unknown"),
@@ -139,6 +139,30 @@ def test_the_models_own_options(http: httpx.Client) -> None:
         body = {"messages": CAPITAL, "temperature": 0, "max_tokens": count + 3, **fields}
         answer = http.post("/v1/chat/completions", json=body)
         assert answer.json()["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_beam_search_gives_the_best_answers(http: httpx.Client) -> None:
+    """All ``n`` come from one search, in whatever dialect; OpenAI's temperature does not apply."""
+    body = {"model": GENERATOR, "max_tokens": 8, "prompt": [PROMPT, "Once upon a"], "n": 2}
+    fields = {"num_beams": 3, "length_penalty": 0.5, "early_stopping": "never"}
+    found = http.post("/v1/completions", json={**body, **fields, "logprobs": 1}).json()
+    texts = [choice["text"] for choice in found["choices"]]
+    assert len(set(texts)) == 4 and found["usage"]["completion_tokens"] <= 32
+    scores = [sum(c["logprobs"]["token_logprobs"]) for c in found["choices"]]
+    assert scores[0] > scores[1] and scores[2] > scores[3]
+    own = {**body, **fields, "use_beam_search": True, "best_of": 3, "temperature": 0}
+    again = http.post("/v1/completions", json=own).json()
+    assert "choices" in again, again
+    assert [choice["text"] for choice in again["choices"]] == texts
+    tgi = {"inputs": PROMPT, "parameters": {"max_new_tokens": 8, **fields}}
+    assert http.post(f"/{GENERATOR}/generate", json=tgi).json()["generated_text"] == texts[0]
+    chat = {"model": GENERATOR, "messages": CAPITAL, "max_tokens": 8, "num_beams": 2, "n": 2}
+    answer = http.post("/v1/chat/completions", json=chat).json()
+    contents = [choice["message"]["content"] for choice in answer["choices"]]
+    assert len(set(contents)) == 2
+    with http.stream("POST", "/v1/chat/completions", json={**chat, "n": 1, "stream": True}) as got:
+        events = [json.loads(line[6:]) for line in got.iter_lines() if line[:7] == "data: {"]
+    assert "".join(e["choices"][0]["delta"].get("content") or "" for e in events) == contents[0]
 
 
 def test_how_messages_become_a_prompt(client: openai.OpenAI, http: httpx.Client) -> None:

@@ -120,6 +120,27 @@ def test_answers_are_transformers(case: Any, name: str) -> None:
     assert core.stats().num_used_blocks == 0
 
 
+@pytest.mark.parametrize("num_top", [0, 3])
+def test_log_probabilities_are_those_of_the_answers(case: Any, num_top: int) -> None:
+    """Under the model's own logits, whatever the penalties make of them."""
+    model, reference = case
+    chosen = _options({"logprobs": True, "top_logprobs": num_top, "repetition_penalty": 1.3})
+    core, prompt = make_core(model), PROMPTS[1]
+    sinks = _add(core, "r", prompt, chosen)
+    run(core)
+    for sink in sinks:
+        with torch.inference_mode():
+            logits = reference(torch.tensor([[*prompt, *sink.ids]])).logits[0, len(prompt) - 1 : -1]
+        scores = logits.log_softmax(-1)
+        expected = scores.gather(1, torch.tensor(sink.ids)[:, None])[:, 0]
+        found = torch.tensor([token.logprob for token in sink.tokens])
+        assert (found - expected).abs().max() < 1e-4
+        ranks = (scores > expected[:, None] + 1e-4).sum(-1) + 1
+        assert [token.rank for token in sink.tokens] == ranks.tolist()
+        best = scores.topk(num_top).indices.tolist()
+        assert [[i for i, _ in token.top] for token in sink.tokens] == best
+
+
 @pytest.mark.parametrize(
     "limits",
     [

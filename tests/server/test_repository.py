@@ -89,12 +89,12 @@ def _over_http(served: Served, **options: Any) -> dict[str, Any]:
     return found
 
 
-def _over_grpc(served: Served) -> tuple[list[str], list[int]]:
+def _over_grpc(served: Served, **options: Any) -> tuple[list[str], list[int]]:
     """The pieces of a stream, and all its ids."""
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     client = grpc.InferenceServerClient(served.server.grpc_url)
     client.start_stream(lambda result, error: answers.put((result, error)))
-    sampling = json.dumps({"max_tokens": COUNT, "ignore_eos": True})
+    sampling = json.dumps({"max_tokens": COUNT, "ignore_eos": True, **options})
     values: dict[str, tuple[bytes | bool, str]] = {
         "text_input": (PROMPT.encode(), "BYTES"),
         "sampling_parameters": (sampling.encode(), "BYTES"),
@@ -171,7 +171,7 @@ def test_a_text_begins_with_the_language_of_its_translation(
     group: dict[str, Served], name: str
 ) -> None:
     served = group[name]
-    found = _over_http(served, tgt_lang="fra")
+    found = _over_http(served, tgt_lang="fra", num_beams=1)
     ids = Tokenizer.load(served.checkpoint).encode(f">>fra<< {PROMPT}")
     assert served.reference is not None
     scores = served.reference(ids, found["token_ids"])
@@ -184,6 +184,27 @@ def test_a_text_begins_with_the_language_of_its_translation(
         with pytest.raises(urllib.error.HTTPError) as refused:
             _over_http(served, **options)
         assert message in refused.value.read().decode()
+
+
+@_in_groups(["bart-large-cnn"])
+def test_answers_are_searched_for_where_the_files_say_so(
+    group: dict[str, Served], name: str
+) -> None:
+    """As with the same options in the request; a stream has the answer in one piece at its end."""
+    served = group[name]
+    found = _over_http(served, return_cumulative_logprob=True, return_finish_reason=True)
+    ids, greedy = found["token_ids"], _over_http(served, num_beams=1)["token_ids"]
+    asked = {"num_beams": 4, "use_beam_search": True, "n": 2, "return_cumulative_logprob": True}
+    several = _over_http(served, **asked, forced_eos_token_id=START)
+    assert several["token_ids"][:COUNT] == ids and ids[-1] == START != greedy[-1]
+    assert several["text_output"][0] == found["text_output"]
+    assert several["cumulative_logprob"][0] == found["cumulative_logprob"]
+    assert found["finish_reason"] == "length"
+    texts, streamed = _over_grpc(served)
+    assert streamed == ids and [text for text in texts if text] == [found["text_output"]]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        _over_http(served, num_beams=9)
+    assert "num_beams is 9; the most allowed is 8" in refused.value.read().decode()
 
 
 @_in_groups(["all-minilm-l6-v2-ensemble"])
@@ -279,11 +300,11 @@ def test_generator_answers_over_http_and_streams_over_grpc(
     group: dict[str, Served], name: str
 ) -> None:
     served = group[name]
-    answer = _over_http(served)
+    answer = _over_http(served, num_beams=1)
     _assert_greedy(served, answer["token_ids"])
     pieces = []
     for _ in range(5):
-        texts, ids = _over_grpc(served)
+        texts, ids = _over_grpc(served, num_beams=1)
         assert ids == answer["token_ids"]
         assert "".join(texts) == answer["text_output"]
         pieces.append(len([text for text in texts if text]))

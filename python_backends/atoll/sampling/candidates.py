@@ -36,5 +36,5 @@ def _details(raw: Tensor, ids: Ints, num_top: Ints) -> TokenLogprobs:
     values = []
     for field in fields(TokenLogprobs):
         found = np.stack([getattr(column, field.name) for column in columns], 1)
-        values.append(found.reshape(-1, *found.shape[2:]))
+        values.append(found.reshape(ids.size, *found.shape[2:]))
     return TokenLogprobs(*values)
