@@ -151,14 +151,10 @@ class Settings:
         group="generate", least=0,
     )  # fmt: skip
     max_waiting_tokens: int = _setting(
-        20,
-        "steps after which waiting prompts are admitted regardless of waiting_served_ratio",
+        20, "steps after which waiting prompts are admitted regardless of waiting_served_ratio",
         group="generate", least=0,
     )  # fmt: skip
-    max_beams: int = _setting(
-        8, "largest num_beams of a beam search, which takes the place of as many requests",
-        group="generate", least=1,
-    )  # fmt: skip
+    max_beams: int = _setting(8, "largest num_beams of a beam search", group="generate", least=1)
     max_best_of: int = _setting(2, "largest best_of", group="generate", least=1)
     max_stop_sequences: int = _setting(4, "stop strings in one request", group="generate", least=0)
     max_top_n_tokens: int = _setting(
