@@ -73,6 +73,11 @@ def test_a_conversation_is_stored(client: openai.OpenAI) -> None:
     )  # fmt: skip
     assert second.previous_response_id == first.id and second.usage is not None
     assert second.usage.input_tokens_details.cached_tokens > 0
+    counted = client.responses.input_tokens.count(
+        input="And of Italy?", previous_response_id=first.id, instructions="Answer briefly.",
+        model=GENERATOR,
+    )  # fmt: skip
+    assert counted.input_tokens == second.usage.input_tokens
     # The same as the whole conversation sent again.
     again = client.responses.create(
         input=[{"role": "user", "content": QUESTION}, *map(_given, first.output),

@@ -86,6 +86,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "/api/embed": [{"input": ["a", "b"], "model": "vectors:latest"}, {"input": []}],
     "/api/embeddings": [{"prompt": ""}],
     "/api/show": [{"model": name} for name in (*MODELS, "words:latest", "poet")],
+    "/v1/responses/input_tokens": [{**ASKED, "tools": [CUSTOM], "reasoning": {"effort": "low"}}],
     "/v1/responses": [
         {**ASKED, "stream": True}, {**ASKED, "tools": [FUNCTION], "parallel_tool_calls": False},
         {**ASKED, "tools": [FUNCTION], "stream": True, "reasoning": {"summary": "auto"}},

@@ -176,6 +176,13 @@ class DeletedResponse(TypedDict):
     deleted: Literal[True]
 
 
+class InputTokens(TypedDict):
+    """The number of tokens of a prompt."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
+
+
 class ItemList(TypedDict):
     """A page of a response's input."""
 

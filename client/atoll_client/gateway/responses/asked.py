@@ -1,4 +1,4 @@
-"""A request for a response, read: the chat that it is, and what is told of it."""
+"""A request for a response, read: its conversation, the chat that it is, what is told of it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.chat_formats.chat import Chat
 from atoll_client.gateway.chat_formats.constraints import Constraint, json_schema
+from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.generation import given
 from atoll_client.gateway.core.web import Request
@@ -17,7 +18,7 @@ from atoll_client.gateway.responses.answers import ReasoningConfig, Response
 from atoll_client.gateway.responses.items import Item, check_items
 from atoll_client.gateway.responses.messages import messages_of
 from atoll_client.gateway.responses.parts import new_id
-from atoll_client.gateway.responses.schemas import LOGPROBS, ResponseBody
+from atoll_client.gateway.responses.schemas import LOGPROBS, PromptFields, ResponseBody
 from atoll_client.gateway.responses.store import Stored
 from atoll_client.gateway.responses.stored_items import stored_item
 from atoll_client.gateway.responses.tools import as_functions, read_choice
@@ -31,14 +32,43 @@ _SAME_NAMES = (
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request. items: its own input, as it is stored. is_stored: whether the response will be."""
+class Conversation:
+    """What the prompt is made of. items: the request's own input, as it is stored."""
 
-    body: ResponseBody
-    chat: Chat
     owner: str
     items: Sequence[dict[str, Any]]
     previous: Stored | None
+    messages: list[dict[str, Any]]
+    functions: list[dict[str, Any]]
+    choice: ToolChoice | None
+
+    @classmethod
+    def read(cls, request: Request, context: Context, body: PromptFields) -> Conversation:
+        """The conversation of a request.
+
+        Raises:
+            ValidationError: a field is wrong, or names what is not stored.
+        """
+        owner = context.keys.owner(request.headers)
+        previous = _previous(context, owner, body.previous_response_id)
+        items = _items(context, owner, body.input)
+        if not items and previous is None:
+            raise EmptyInputError.of("input", "cannot be empty")
+        earlier = [] if previous is None else previous.conversation()
+        read = [Item.model_validate(one) for one in (*earlier, *items)]
+        functions = as_functions(body.tools or ())
+        choice = read_choice(body.tools or (), functions, body.tool_choice)
+        messages = messages_of(body.instructions, read)
+        return cls(owner, items, previous, messages, functions, choice)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for a response. is_stored: whether the response will be."""
+
+    body: ResponseBody
+    chat: Chat
+    conversation: Conversation
     is_stored: bool
 
 
@@ -48,33 +78,24 @@ def read_request(request: Request, context: Context, model: ModelInfo, body: Res
     Raises:
         ValidationError: a field is wrong, or names what is not stored.
     """
-    owner = context.keys.owner(request.headers)
     is_stored = not context.stored.is_closed and body.store is not False
     if body.store and context.stored.is_closed:
         raise ValidationError.of("store", "is true, but max_stored_responses is 0")
-    if body.top_logprobs and LOGPROBS not in (body.include or ()):
+    if body.top_logprobs and not _has_logprobs(body):
         raise ValidationError.of("top_logprobs", f"needs `include` to have {LOGPROBS!r}")
-    previous = _previous(context, owner, body.previous_response_id)
-    items = _items(context, owner, body.input)
-    if not items and previous is None:
-        raise EmptyInputError.of("input", "cannot be empty")
-    earlier = [] if previous is None else previous.conversation()
-    messages = messages_of(
-        body.instructions, [Item.model_validate(one) for one in (*earlier, *items)]
-    )
-    functions = as_functions(body.tools or ())
+    found = Conversation.read(request, context, body)
     chat = Chat.of(
         model,
-        messages,
-        functions,
-        read_choice(body.tools or (), functions, body.tool_choice),
+        found.messages,
+        found.functions,
+        found.choice,
         _options(body, model, request),
         # Without the texts of its tokens, reasoning cannot be counted.
         Wanted(logprobs=_has_logprobs(body) or _may_reason(model), num_cached_tokens=True),
         bound=_constraint(body),
         max_calls=1 if body.parallel_tool_calls is False else None,
     )
-    return Asked(body, chat, owner, items, previous, is_stored)
+    return Asked(body, chat, found, is_stored)
 
 
 def _previous(context: Context, owner: str, response_id: str | None) -> Stored | None:
@@ -116,9 +137,6 @@ def _items(context: Context, owner: str, given: str | list[Item] | None) -> list
 def _options(body: ResponseBody, model: ModelInfo, request: Request) -> dict[str, Any]:
     """The model's options. OpenAI's default temperature is 1."""
     temperature = 1.0 if body.temperature is None else body.temperature
-    variables = dict(body.chat_template_kwargs or {})
-    if body.reasoning is not None and body.reasoning.effort is not None:
-        variables["reasoning_effort"] = body.reasoning.effort
     found = given(
         (
             ("temperature", temperature),
@@ -126,13 +144,21 @@ def _options(body: ResponseBody, model: ModelInfo, request: Request) -> dict[str
             ("seed", None if body.seed is None else body.seed % 2**63),
             ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
             ("adapter_id", next((n for n in _names(body, request) if n in model.adapters), None)),
-            ("chat_template_kwargs", variables or None),
+            ("chat_template_kwargs", variables_of(body) or None),
             ("top_logprobs", body.top_logprobs or None),
             *((name, getattr(body, name)) for name in _SAME_NAMES),
         )
     )
     # None: up to the end of the context.
     return {**found, "max_tokens": body.max_output_tokens}
+
+
+def variables_of(body: PromptFields) -> dict[str, Any]:
+    """Variables of the chat template."""
+    found = dict(body.chat_template_kwargs or {})
+    if body.reasoning is not None and body.reasoning.effort is not None:
+        found["reasoning_effort"] = body.reasoning.effort
+    return found
 
 
 def _names(body: ResponseBody, request: Request) -> tuple[str | None, ...]:

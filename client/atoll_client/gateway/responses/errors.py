@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.openai.errors import OpenAIMessages
-from atoll_client.gateway.responses.schemas import ResponseBody
+from atoll_client.gateway.responses.schemas import PromptFields
 from atoll_client.types import ModelInfo
 
 _NAMES = {
@@ -22,7 +22,7 @@ class ResponseMessages(OpenAIMessages):
 
     names: ClassVar[Mapping[str, str]] = _NAMES
 
-    def __init__(self, model: ModelInfo, body: ResponseBody) -> None:
+    def __init__(self, model: ModelInfo, body: PromptFields) -> None:
         super().__init__(model, body, "input")
         self._has_format = body.text is not None and body.text.format is not None
 

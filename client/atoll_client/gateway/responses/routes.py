@@ -13,12 +13,29 @@ from atoll_client.gateway.chat_formats.events import Ended, Event
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
-from atoll_client.gateway.responses.answers import DeletedResponse, ItemList, Response
-from atoll_client.gateway.responses.asked import Asked, new_response, read_request, wanted_summary
+from atoll_client.gateway.responses.answers import (
+    DeletedResponse,
+    InputTokens,
+    ItemList,
+    Response,
+)
+from atoll_client.gateway.responses.asked import (
+    Asked,
+    Conversation,
+    new_response,
+    read_request,
+    variables_of,
+    wanted_summary,
+)
 from atoll_client.gateway.responses.errors import ResponseMessages
 from atoll_client.gateway.responses.events import StreamEvent
 from atoll_client.gateway.responses.queries import PageQuery, StoredQuery, read_query
-from atoll_client.gateway.responses.schemas import ENCRYPTED, LOGPROBS, ResponseBody
+from atoll_client.gateway.responses.schemas import (
+    ENCRYPTED,
+    LOGPROBS,
+    InputTokensBody,
+    ResponseBody,
+)
 from atoll_client.gateway.responses.store import Stored
 from atoll_client.gateway.responses.truncation import shortened
 from atoll_client.gateway.responses.writer import Writer
@@ -71,7 +88,7 @@ async def _events(
                         yield one
     finally:
         if writer.response["status"] == "in_progress":
-            context.stored.drop(asked.owner, writer.response["id"])
+            context.stored.drop(asked.conversation.owner, writer.response["id"])
 
 
 async def _chunks(
@@ -98,7 +115,8 @@ async def _chunks(
 
 def _store(context: Context, asked: Asked, response: Response) -> None:
     if asked.is_stored:
-        context.stored.add(asked.owner, response, asked.items, asked.previous)
+        told = asked.conversation
+        context.stored.add(told.owner, response, told.items, told.previous)
 
 
 def _failed(context: Context, asked: Asked, writer: Writer, error: AtollError) -> StreamEvent:
@@ -106,6 +124,24 @@ def _failed(context: Context, asked: Asked, writer: Writer, error: AtollError) -
     if writer.has_begun:
         _store(context, asked, writer.response)
     return event
+
+
+async def input_tokens(
+    request: Request, context: Context, body: InputTokensBody
+) -> Reply[InputTokens]:
+    """The number of tokens of the prompt that a request would have."""
+    request.labels["kind"] = "tgi"
+    model = context.find(request, body.model, ("generate",))
+    told = Conversation.read(request, context, body)
+    variables = variables_of(body)
+    question = {
+        "op": "chat", "messages": told.messages,
+        "tools": told.functions if told.choice is not None else None,
+        "options": {"chat_template_kwargs": variables} if variables else {},
+    }  # fmt: skip
+    with ResponseMessages(model, body):
+        prompt = await context.pool.ask(model.name, question)
+    return reply({"object": "response.input_tokens", "input_tokens": len(prompt["tokens"])})
 
 
 async def retrieve(request: Request, context: Context, body: None) -> Reply[Response]:

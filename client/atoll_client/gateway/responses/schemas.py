@@ -1,4 +1,4 @@
-"""The body of POST /v1/responses."""
+"""The bodies of POST /v1/responses and of the route that counts a prompt's tokens."""
 
 from __future__ import annotations
 
@@ -95,27 +95,42 @@ class ResponseStreamOptions(Strict):
     include_obfuscation: bool | None = no_effect("events are never padded")
 
 
-class ResponseBody(Strict):
-    """POST /v1/responses: OpenAI's fields, then those that chat completions take here, too."""
+class PromptFields(Strict):
+    """What the prompt follows from."""
 
     input: str | list[Item] | None = None
     model: str | None = None
-    include: list[Annotated[Included, OTHER_INCLUDES]] | None = None
     instructions: str | None = None
-    max_output_tokens: int | None = Field(None, ge=1)
-    metadata: dict[str, str] | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
     reasoning: ReasoningOptions | None = None
-    store: bool | None = None
-    stream: bool = False
-    temperature: float | None = Field(None, ge=0)
     text: TextOptions | None = None
     tool_choice: str | ResponseChoice | None = None
     tools: list[ResponseTool] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    conversation: Any = refused("there are no conversation objects; see previous_response_id")
+
+
+class InputTokensBody(PromptFields):
+    """POST /v1/responses/input_tokens."""
+
+    personality: Any = refused("the models here have none; see instructions")
+
+
+class ResponseBody(PromptFields):
+    """POST /v1/responses: OpenAI's fields, then those that chat completions take here, too."""
+
+    include: list[Annotated[Included, OTHER_INCLUDES]] | None = None
+    max_output_tokens: int | None = Field(None, ge=1)
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    stream: bool = False
+    temperature: float | None = Field(None, ge=0)
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     top_p: float | None = Field(None, gt=0, le=1)
-    truncation: Literal["auto", "disabled"] | None = None
 
     max_tool_calls: int | None = no_effect("it counts calls of hosted tools, of which none exist")
     prompt_cache_key: str | None = no_effect(_CACHED)
@@ -126,7 +141,6 @@ class ResponseBody(Strict):
     stream_options: ResponseStreamOptions | None = no_effect("events are never padded")
     user: str | None = no_effect(_ALIKE)
 
-    chat_template_kwargs: dict[str, Any] | None = None
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
@@ -139,7 +153,6 @@ class ResponseBody(Strict):
     background: Any = refused("a response is complete when its request ends", False)
     background_options: Any = refused("nothing runs in the background")
     context_management: Any = refused("conversations are not compacted", [])
-    conversation: Any = refused("there are no conversation objects; see previous_response_id")
     image: Any = refused("the models here read text")
     max_completion_tokens: Any = refused("it is called max_output_tokens here")
     max_tokens: Any = refused("it is called max_output_tokens here")
