@@ -79,7 +79,7 @@ def values() -> dict[str, str]:
     """For every setting a text that differs from its default."""
     found = {}
     for f in fields(Settings):
-        if f.name == "dtype":
+        if f.name in ("dtype", "state_dtype"):
             found[f.name] = "bfloat16"
         elif isinstance(f.default, bool) or f.name in ("sharded", "use_flash_attention"):
             found[f.name] = str(f.default is not True).lower()
