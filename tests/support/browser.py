@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import json
@@ -46,6 +47,18 @@ class Page:
             raise RuntimeError(json.dumps(found["exceptionDetails"]))
         return found["result"].get("value")
 
+    def look(self, width: int, scheme: str) -> None:
+        """Sets the width in pixels, and the colour scheme: light or dark."""
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        self._call("Emulation.setDeviceMetricsOverride", size)
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self._call("Emulation.setEmulatedMedia", {"features": features})
+
+    def picture(self) -> bytes:
+        """What is seen, as PNG."""
+        found = self._call("Page.captureScreenshot", {"format": "png"})
+        return base64.b64decode(found["data"])
+
     def close(self) -> None:
         """Ends the browser."""
         self._requests.close()
@@ -84,7 +97,7 @@ def browser(path: str) -> Iterator[Page]:
         os.dup2(theirs_in, 3)
         os.dup2(theirs_out, 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         command = [
             path, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--remote-debugging-pipe", f"--user-data-dir={profile}", "--no-first-run",

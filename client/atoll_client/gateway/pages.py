@@ -6,7 +6,6 @@ is the npm package swagger-ui-dist as published, with its licence.
 
 from __future__ import annotations
 
-import json
 from importlib import resources
 from pathlib import Path
 
@@ -19,34 +18,27 @@ from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Page, Request, Text
 from atoll_client.gateway.shape_routing import health
 
-_PACKAGE = Path(str(resources.files("atoll_client.gateway")))
-_FILES = StaticFiles(directory=_PACKAGE / "assets")
-# Swagger UI sets styles of elements from scripts; its icons are data URLs.
-_REFERENCE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-        "img-src 'self' data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-    )
-}
+_ASSETS = Path(str(resources.files("atoll_client.gateway"))) / "assets"
+_FILES = StaticFiles(directory=_ASSETS)
+_ONLY_OURS = (
+    "default-src 'none'; script-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+)
+_PLAYGROUND = {"content-security-policy": f"{_ONLY_OURS}style-src 'self'"}
+# Swagger UI sets styles of elements from scripts.
+_REFERENCE = {"content-security-policy": f"{_ONLY_OURS}style-src 'self' 'unsafe-inline'"}
 
 
 async def start(request: Request, context: Context, body: None) -> Page | Text:
-    """A page with a form for each model. Probes, which do not accept HTML, get /health."""
+    """A page on which the models can be tried. Probes, which do not accept HTML, get /health."""
     if "text/html" not in request.headers.get("accept", ""):
         return await health(request, context, None)
-    models = [
-        {"name": m.name, "task": m.task, "model_id": m.public_id} for m in context.models.all()
-    ]
-    # "</script>" in a name would end the element.
-    data = json.dumps(models).replace("<", "\\u003c")
-    text = (_PACKAGE / "index.html").read_text(encoding="utf-8")
-    return Page(text.replace("{{models}}", data))
+    return Page((_ASSETS / "index.html").read_text(encoding="utf-8"), headers=_PLAYGROUND)
 
 
 async def reference(request: Request, context: Context, body: None) -> Page:
     """OpenAPI's description as a page where every route can be tried."""
-    text = (_PACKAGE / "assets" / "docs.html").read_text(encoding="utf-8")
-    return Page(text, headers=_REFERENCE_HEADERS)
+    return Page((_ASSETS / "docs.html").read_text(encoding="utf-8"), headers=_REFERENCE)
 
 
 async def asset(request: Request, context: Context, body: None) -> Response:

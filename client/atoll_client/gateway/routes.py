@@ -151,7 +151,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/v1/health/live", shapes.live, "tei", "Whether the gateway is up", public=True),
     Route("GET", "/metrics", shapes.metrics, "tei", "Prometheus metrics", public=True),
-    Route("GET", "/", pages.start, "tei", "A page for browsers", uncounted=True),
+    Route("GET", "/", pages.start, "tei", "A page for browsers", public=True),
     Route("GET", "/docs", pages.reference, "tei", "This description, to read", public=True),
     Route("GET", "/assets/{file}", pages.asset, "tei", "A file of a page", public=True,
           pattern="/assets/{file:path}"),

@@ -112,9 +112,7 @@ async def explain(connection: HTTPConnection, error: Exception) -> Reply[Any]:
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["retry-after"] = "1"
     if isinstance(error, errors.Unauthorized):
-        # Makes browsers ask for a password, which is the key.
-        is_page = request.path == "/" and request.method == "GET"
-        headers["www-authenticate"] = 'Basic realm="Atoll"' if is_page else "Bearer"
+        headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.MethodNotAllowed):
         headers["allow"] = ", ".join(error.allowed)
     if isinstance(error, errors.BodyTimeout):
