@@ -244,6 +244,11 @@ def test_on_a_phone_in_the_dark_with_a_key(page: Page, served: Served) -> None:
         )
         vectors = sent(page, "embed", texts="a\nb")
         assert vectors["dots"] == 2 and not vectors["error"]
+        turns = [{"role": "user", "content": "word " * 60}]
+        turns.append({"role": "assistant", "content": f"```\n{'x' * 300}\n```\n{'y' * 300}"})
+        chats = json.dumps([{"id": 1, "title": "long " * 9, "system": "", "turns": turns}])
+        run(page, f"localStorage.setItem('atoll-chats', {json.dumps(chats)});")
+        page.open(gateway.options.url)
         seen = run(
             page,
             """

@@ -4,8 +4,8 @@ import { h } from "./dom.js";
 
 const KEY = "atoll-api-key";
 
-/** The last request of the page: method, model, route and body, for "show as code". */
-export const last = { request: null };
+/** The last request of each view, by the page's title: model, route and body. */
+export const last = new Map();
 
 function headers() {
   const key = sessionStorage.getItem(KEY);
@@ -55,7 +55,7 @@ export async function get(path, signal) {
 
 /** POSTs to a route below the model's name. */
 export async function post(model, route, body, signal) {
-  last.request = { model, route, body };
+  last.set(document.title, { model, route, body });
   return checked(await request(`${model}/${route}`, {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   }, signal));

@@ -1,4 +1,4 @@
-// "Show as code": the last request in the words of several clients.
+// "Show as code": a view's last request in the words of several clients.
 
 import { last } from "./api.js";
 import { copyButton, h } from "./dom.js";
@@ -111,12 +111,13 @@ function show() {
   const dialog = document.getElementById("code-dialog");
   const close = h("button", { type: "button", className: "main" }, "Close");
   close.onclick = () => dialog.close();
-  if (!last.request) {
+  const request = last.get(document.title);
+  if (!request) {
     dialog.replaceChildren(h("p", {}, "Nothing has been sent yet."), close);
     dialog.showModal();
     return;
   }
-  const found = codeOf(last.request);
+  const found = codeOf(request);
   const code = h("code", {});
   const buttons = Object.keys(found).map((name) => {
     const button = h("button", { type: "button", "aria-pressed": "false" }, name);
