@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.anthropic.blocks import Blocks
+from atoll_client.gateway.anthropic.blocks import whole as blocks_of
 from atoll_client.gateway.chat_formats.answer import Answer
+from atoll_client.gateway.chat_formats.arguments import complete
+from atoll_client.gateway.chat_formats.events import Argued, Called, Ended
 from atoll_client.gateway.chat_formats.json_calls import JsonCalls
 from atoll_client.gateway.chat_formats.reader import Format
 from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
@@ -240,3 +244,21 @@ def test_a_call_or_what_the_answer_is_bound_to() -> None:
     assert choice.constraint(("guided_json", json.dumps(schema))) == bound
     with pytest.raises(ValidationError, match="`tools` go with"):
         choice.constraint(("guided_regex", "a"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("", {}), ('{"a": 1}', {"a": 1}), ('{"a": 1, "b": "c', {"a": 1}), ('{"a', {}),
+        ('{"a": b}', {"INVALID_JSON": '{"a": b}'}), ("[1]", {"INVALID_JSON": "[1]"}),
+    ],
+)  # fmt: skip
+def test_arguments_as_an_object(text: str, found: Any) -> None:
+    """Anthropic's and Ollama's calls hold objects, whatever a model has written."""
+    assert complete(text) == found
+
+
+def test_two_calls_with_the_same_id_are_two_blocks() -> None:
+    call = [Called("f", "functions.f:0"), Argued("{}")]
+    found = blocks_of(Blocks("", True).write([*call, *call, Ended("tool_calls")]))
+    assert [block["type"] for block in found] == ["tool_use", "tool_use"]

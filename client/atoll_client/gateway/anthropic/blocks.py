@@ -49,8 +49,9 @@ class Blocks:
                 yield self._more({"type": "text_delta", "text": event.text})
             elif isinstance(event, Called):
                 assert event.id is not None, "an answer's calls have ids"
+                yield from self._end()
                 yield from self._begin(
-                    event.id, {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
+                    "call", {"type": "tool_use", "id": event.id, "name": event.name, "input": {}}
                 )
             elif isinstance(event, Argued):
                 yield self._more({"type": "input_json_delta", "partial_json": event.text})

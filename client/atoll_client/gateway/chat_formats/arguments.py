@@ -22,9 +22,17 @@ _HALVES = re.compile(r"[\ud800-\udfff]")
 _CONSTANTS = {"true": True, "false": False, "null": None}
 
 
-def complete(text: str) -> Any:
-    """A call's arguments; of those that were cut off, what is complete."""
-    return from_json(text, allow_partial=True) if text else {}
+def complete(text: str) -> dict[str, Any]:
+    """A call's arguments as an object; of those that were cut off, what is complete.
+
+    If a model writes something else, it is the only member, under the name that Anthropic
+    recommends for it.
+    """
+    try:
+        found = from_json(text or "{}", allow_partial=True)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"INVALID_JSON": text}
 
 
 class Arguments:
