@@ -11,6 +11,7 @@ import torch
 from driving import (
     VOCAB,
     Collector,
+    EchoModel,
     load,
     make_core,
     reference_greedy,
@@ -24,6 +25,7 @@ from tiny.t5 import write_t5
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Request, SamplingOptions
 from atoll.engine.speculation import NgramDraft
+from atoll.errors import Cancelled, GenerationError
 
 COUNT = 12
 EOS = frozenset({7, 30})
@@ -151,12 +153,17 @@ def test_log_probabilities_are_those_of_the_answers(case: Any, num_top: int) -> 
         pytest.param({"max_batch_size": 9, "waiting_served_ratio": 0.5}, id="two-and-a-neighbour"),
         pytest.param({"block_size": 1}, id="blocks-of-a-token"),
         pytest.param({"block_size": 16, "draft": NgramDraft(3)}, id="guesses"),
+        pytest.param({"is_replayed": True}, id="replayed"),
     ],
 )
 def test_scarcity_and_neighbours_change_nothing(
     case: Any, plain: list[tuple[list[list[int]], list[int]]], limits: dict[str, Any]
 ) -> None:
+    limits = dict(limits)
+    is_replayed = limits.pop("is_replayed", False)
     core, chosen = make_core(case[0], **{"num_blocks": 200, **limits}), _options({})
+    if is_replayed:
+        core._runner.buffer_decoding(16)  # type: ignore[attr-defined]
     for _ in range(2):  # the second time with prefix hits
         searches, greedy = [], []
         for i, prompt in enumerate(PROMPTS):
@@ -169,6 +176,16 @@ def test_scarcity_and_neighbours_change_nothing(
         assert found == plain
     assert core.stats().num_used_blocks == 0
     assert core.stats().num_preemptions > 0 or "num_blocks" not in limits
+
+
+@pytest.mark.parametrize("num_blocks", [100, 13])
+def test_blocks_that_a_window_has_passed_are_freed(tmp_path: Path, num_blocks: int) -> None:
+    reference = save_llama(tmp_path, sliding_window=8)
+    core, chosen = make_core(load(tmp_path), num_blocks=num_blocks), _options({})
+    sinks = [_add(core, f"r{i}", prompt, chosen) for i, prompt in enumerate(PROMPTS)]
+    run(core)
+    assert [*map(_texts, sinks)] == [_expected(reference, prompt, {}) for prompt in PROMPTS]
+    assert core.stats().num_used_blocks == 0
 
 
 @pytest.fixture(scope="module", params=["t5", "bart", "m2m100"])
@@ -193,3 +210,67 @@ def test_answers_to_an_encoder_s_input_are_transformers(translator: Any, name: s
         expected = _expected(reference, (start,), asked, input_ids=torch.tensor([ids]))
         assert [[11, *text] for text in _texts(found)] == expected
     assert core.stats().num_used_blocks == 0
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+def test_a_search_ends_as_a_whole(case: Any, num_steps: int) -> None:
+    """Cancelled in its first step, or with beams that share blocks: nothing of it is left."""
+    core, chosen = make_core(case[0]), _options({})
+    sinks = _add(core, "r", PROMPTS[1], chosen)
+    for _ in range(num_steps):
+        core.step()
+    assert core.stats().num_running == 4
+    core.cancel("r", Cancelled("no longer wanted"))
+    core.scheduler.check_integrity()
+    assert all(isinstance(sink.error, Cancelled) for sink in sinks)
+    assert core.stats().num_running == core.stats().num_used_blocks == core.num_held == 0
+
+
+class Wandering(EchoModel):
+    """Any token may follow; its third step raises, or gives a row of NaN."""
+
+    def __init__(self, raises: bool) -> None:
+        super().__init__()
+        self._raises = raises
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = super().logits(hidden) + torch.arange(VOCAB) * 0.01
+        if self.forwards == 3:
+            assert not self._raises, "out of luck"
+            logits[1] = float("nan")
+        return logits
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_what_fails_ends_the_search_and_nothing_after_it(raises: bool) -> None:
+    core, chosen = make_core(Wandering(raises)), _options({"eos_token_ids": frozenset()})
+    sinks = _add(core, "r", [1, 2, 3, 4, 5], chosen)
+    run(core)
+    assert all(isinstance(sink.error, GenerationError) for sink in sinks)
+    greedy, sink = request([8], 5)
+    core.add(greedy)
+    run(core)
+    assert sink.error is None and core.stats().num_used_blocks == 0
+
+
+def test_a_search_that_no_cache_can_hold_is_refused_by_name(case: Any) -> None:
+    core = make_core(case[0], num_blocks=9)
+    sinks = [_add(core, name, PROMPTS[1], _options({})) for name in ("a", "b")]
+    small = _add(core, "c", [5], _options({"num_beams": 2}))
+    assert run(core) < 200
+    for sink in (*sinks[0], *sinks[1]):
+        assert "num_beams is 4: with as many" in str(sink.error) and "9 blocks" in str(sink.error)
+    assert all(sink.error is None for sink in small) and core.stats().num_used_blocks == 0
+
+
+def test_too_few_tokens_are_left_for_so_many_answers(case: Any) -> None:
+    """Beams die where options leave fewer tokens, and others take their places later."""
+    every = {"logit_bias": tuple((token, float("-inf")) for token in range(1, VOCAB))}
+    core = make_core(case[0])
+    sinks = _add(core, "r", [5], _options(every))
+    run(core)
+    assert all("n is 4; options of the request left" in str(sink.error) for sink in sinks)
+    made, sink = request([5], 3, num_beams=2, **every)
+    core.add(made)
+    run(core)
+    assert sink.error is None and sink.ids == [0, 0, 0]

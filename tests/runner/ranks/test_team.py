@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,18 @@ def test_a_step_whose_sampling_fails_costs_no_rank(
     assert sink.ended.wait(30) and "ZeroDivisionError" in str(sink.error)
     monkeypatch.undo()
     assert answers(loaded, [[5, 6, 7]], 8) == before
+
+
+def test_beams_copy_blocks_on_every_rank(loaded: LoadedEngine, checkpoint: Path) -> None:
+    def search(at: LoadedEngine) -> list[list[int]]:
+        sinks = [Collector() for _ in range(3)]
+        made, _ = request([5, 6, 7], 12, sink=sinks[0], num_beams=3)
+        at.engine.submit(replace(made, other_sinks=tuple(sinks[1:])))
+        assert all(sink.ended.wait(30) and sink.error is None for sink in sinks)
+        return [sink.ids for sink in sinks]
+
+    with engine(checkpoint, max_batch_total_tokens=LONG) as alone:
+        assert search(loaded) == search(alone)
 
 
 def test_a_checkpoint_that_cannot_be_split_is_refused(tmp_path: Path, checkpoint: Path) -> None:
