@@ -79,6 +79,29 @@ def test_byte_level(split: str) -> None:
         assert found.decode(ids, skip_special_tokens=False) == text
 
 
+def _words(split: str, text: str) -> list[str]:
+    metadata = _metadata(_trained(SPLITS["gpt-2"]), "gpt2", pre=split)
+    found = build_tokenizer(metadata, "deepseek2", "x.gguf")
+    return [text[start:end] for _, (start, end) in found.pre_tokenizer.pre_tokenize_str(text)]
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        # Its class of punctuation has letters, too, which divides words once more.
+        ("deepseek-llm", ["Hello", ",", " w", "ö", "rld", "世界", " ", "123", "\n"]),
+        # Ideographs are apart from other letters, whose class is an intersection.
+        (
+            "kimi-k2",
+            ["Hello", "世界", "かなIt's", " ABCdef", " ", "123", "45", "!!\n\n", " ", " x"],
+        ),
+        ("deepseek-coder", ["Hello", ",", " wörld", "世界", " ", "1", "2", "\n"]),
+    ],
+)
+def test_words(split: str, words: list[str]) -> None:
+    assert _words(split, "".join(words)) == words
+
+
 @pytest.mark.parametrize(("split", "is_whole"), [("midm-2.0", True), ("qwen2", False)])
 def test_splits_whose_words_are_not_merged(split: str, is_whole: bool) -> None:
     metadata = _metadata(_trained(SPLITS["llama-bpe"]), "gpt2", pre=split, bos_token_id=0)

@@ -14,30 +14,11 @@ from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, processors
 from atoll.errors import UnsupportedModel, WeightError
 from atoll.weights.gguf.encoder_tokenizer import BUILDERS, ENCODER_NAMES, encoder_template
 from atoll.weights.gguf.file import INSTEAD
+from atoll.weights.gguf.splits import DIGITS, GPT2, LLAMA3, SEQUENCES, WHOLE_WORDS
 
 _PREFIX = "tokenizer.ggml."
 _CONTROL, _USER_DEFINED = 3, 4
 _NEEDED = {"gpt2": ("tokens", "merges"), "llama": ("tokens", "scores"), "t5": ("tokens", "scores")}
-# Kinds of bytes-to-text that GPT-2's own split of words belongs to, which byte-level BPE has here
-# unless another is set.
-_GPT2 = (
-    "default", "gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling",
-    "modern-bert", "roberta-bpe", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de",
-)  # fmt: skip
-# As GPT-2, but every digit is a word.
-_DIGITS = ("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b")
-_LLAMA3 = ("glm4", "chatglm-bpe")
-_DEEPSEEK3 = (
-    r"\p{N}{1,3}",
-    "[一-龥぀-ゟ゠-ヿ]+",
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
-    "| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+",
-)
-# Words that are in the vocabulary are not merged from parts, and texts begin with BOS.
-_WHOLE_WORDS = (
-    "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
-    "jina-v5-nano", "tekken",
-)  # fmt: skip
 # Tokens that end a turn, which llama.cpp finds by their texts beside the ids that a file gives.
 END_OF_TURN = (
     "<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<EOT>", "_<EOT>", "<|eom_id|>",
@@ -148,7 +129,7 @@ def _check(metadata: Mapping[str, Any], source: str) -> None:
 
     kind = metadata.get(f"{_PREFIX}model")
     split = metadata.get(f"{_PREFIX}pre", "default")
-    splits = {*GGUF_PRE_TOKENIZER_SPLITS, *_GPT2, *_DIGITS, *_LLAMA3, "deepseek-v3"}
+    splits = {*GGUF_PRE_TOKENIZER_SPLITS, *GPT2, *DIGITS, *LLAMA3, *SEQUENCES}
     kinds = sorted({*GGUF_TOKENIZER_TYPES, *BUILDERS})
     if kind not in kinds or (kind == "gpt2" and split not in splits):
         raise UnsupportedModel(
@@ -180,18 +161,18 @@ def _check(metadata: Mapping[str, Any], source: str) -> None:
 def _finish_byte_level(tokenizer: Tokenizer, split: str) -> None:
     """The split of words, where transformers' table lacks it; else it is GPT-2's."""
     bytes_only = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    if split in _DIGITS:
+    if split in DIGITS:
         digits = pre_tokenizers.Digits(individual_digits=True)
         words = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, words])
-    elif split in _LLAMA3 or split == "deepseek-v3":
+    elif split in LLAMA3 or split in SEQUENCES:
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 
         llama3 = (GGUF_PRE_TOKENIZER_SPLITS["llama-bpe"],)
-        patterns = llama3 if split in _LLAMA3 else _DEEPSEEK3
+        patterns = SEQUENCES.get(split, llama3)
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, bytes_only])
-    if split in _WHOLE_WORDS:
+    if split in WHOLE_WORDS:
         tokenizer.model.ignore_merges = True
 
 
@@ -206,7 +187,7 @@ def _drop_prefix(tokenizer: Tokenizer) -> None:
 def _post_processor(metadata: Mapping[str, Any]) -> Any:
     """Which special tokens a text gets around it."""
     tokens, kind = metadata[f"{_PREFIX}tokens"], metadata[f"{_PREFIX}model"]
-    is_begun = kind == "llama" or metadata.get(f"{_PREFIX}pre") in _WHOLE_WORDS
+    is_begun = kind == "llama" or metadata.get(f"{_PREFIX}pre") in WHOLE_WORDS
     flags = {"bos": is_begun, "eos": kind == "t5"}
     around = {}
     for name, default in flags.items():
