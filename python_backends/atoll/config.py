@@ -240,7 +240,7 @@ class Settings:
     )
 
     max_audio_bytes: int = _setting(25_000_000, "most of a file", group="transcribe", least=1)
-    max_audio_seconds: float = _setting(7200.0, "of a sound", group="transcribe", least=1)
+    max_audio_seconds: float = _setting(3600.0, "of a sound", group="transcribe", least=1)
 
     def __post_init__(self) -> None:
         for f in fields(self):

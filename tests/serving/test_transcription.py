@@ -65,7 +65,11 @@ class Case:
         request = TranscriptionRequest("r", Given(None, wave), asked, sender, streamer, None)
         found = self.recognizer.extractor
         writer = SegmentWriter(self.tokenizer, self.recognizer.speech, asked.temperature)
-        request.start(self.recognizer, Sound(wave, found.extract(wave), found.count(wave)), writer)
+        request.start(
+            self.recognizer,
+            Sound(len(wave) / 16000, found.extract(wave), found.count(wave)),
+            writer,
+        )
         until = time.monotonic() + 60
         while not request.is_done and time.monotonic() < until:
             request.advance()

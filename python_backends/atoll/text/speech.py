@@ -37,7 +37,8 @@ class SpeechTokens:
     languages: the token of each code. tasks: that of each task. Both are empty in a model of
     English alone. language, task: of requests that name none; None: detected, or the first.
     suppressed, suppressed_first: ids that never come, and not as the first of an answer.
-    max_first_time: the largest number of the first time; None: any.
+    max_first_time: the largest number of the first time; None: any. max_answer_tokens: of a window;
+    None: as many as the model has positions.
     """
 
     vocab_size: int
@@ -52,6 +53,7 @@ class SpeechTokens:
     suppressed: tuple[int, ...]
     suppressed_first: tuple[int, ...]
     max_first_time: int | None
+    max_answer_tokens: int | None
 
     @classmethod
     def read(cls, folder: Path, vocab_size: int, start: int) -> SpeechTokens:
@@ -97,6 +99,7 @@ class SpeechTokens:
             vocab_size, start, no_times, ends, previous, languages, tasks, language,
             task, _listed(f, "suppress_tokens", vocab_size),
             _listed(f, "begin_suppress_tokens", vocab_size), most,
+            f.size("max_length") if f.has("max_length") else None,
         )  # fmt: skip
 
     @property

@@ -62,16 +62,11 @@ class Recognizer:
 
 @dataclass(frozen=True)
 class Sound:
-    """waveform: (samples,) at 16 kHz. features: (frames, bins), of which num_frames are sound."""
+    """seconds: its length. features: (frames, bins), of which num_frames are sound."""
 
-    waveform: Waveform
+    seconds: float
     features: Features
     num_frames: int
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return len(self.waveform) / SAMPLING_RATE
 
 
 class _Answer:
@@ -102,8 +97,8 @@ class _Answer:
 class TranscriptionRequest(ServedRequest):
     """One Triton request with its response sender.
 
-    given: its sound, still encoded. language: the code, once it is known. segments: all so far.
-    sound: once it is decoded. num_output_tokens: of all windows.
+    given: its sound, until that is decoded. sound: from then on. language: the code, once it is
+    known. segments: all so far. num_output_tokens: of all windows.
     """
 
     def __init__(
@@ -135,6 +130,7 @@ class TranscriptionRequest(ServedRequest):
             Overloaded, NotReady: nothing was submitted.
         """
         self._recognizer, self._writer, self.sound = recognizer, writer, sound
+        self.given = Given(None, None)  # an hour takes 230 MB
         if self.is_done:
             return
         self.submitted = time.monotonic()
@@ -196,7 +192,7 @@ class TranscriptionRequest(ServedRequest):
         is_drawn = options.temperature > 0
         most = self._recognizer.max_tokens - num_prompt_tokens
         return SamplingOptions(
-            max_new_tokens=1 if self._is_detection else most,
+            max_new_tokens=1 if self._is_detection else min(most, speech.max_answer_tokens or most),
             do_sample=is_drawn,
             temperature=options.temperature if is_drawn else 1.0,
             seed=options.seed,

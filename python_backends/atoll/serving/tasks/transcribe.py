@@ -126,10 +126,11 @@ class TranscribeModel(CheckpointModel[TranscriptionRequest]):
         if not options.has_times and len(waveform) > extractor.num_samples:
             raise ValidationError(
                 f"timestamps is false, and the sound has {len(waveform) / SAMPLING_RATE:.2f} "
-                f"seconds; without times it may have "
+                "seconds; without times it may have "
                 f"{extractor.num_samples / SAMPLING_RATE:g}"
             )
-        sound = Sound(waveform, extractor.extract(waveform), extractor.count(waveform))
+        seconds = len(waveform) / SAMPLING_RATE
+        sound = Sound(seconds, extractor.extract(waveform), extractor.count(waveform))
         writer = SegmentWriter(self.tokenizer, recognizer.speech, options.temperature)
         request.start(recognizer, sound, writer)
 
