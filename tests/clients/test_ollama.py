@@ -94,7 +94,7 @@ def test_a_conversation_with_a_tool(client: ollama.Client, checkpoints: dict[str
 def test_texts(client: ollama.Client, checkpoints: dict[str, Path]) -> None:
     case = CASES[4]
     prompt = told(checkpoints["xml"], case.answer)
-    for more in ({}, {"raw": True}, {"system": "Count!"}):
+    for more in ({}, {"raw": True, "think": False, "suffix": ""}, {"system": "Count!"}):
         asked: Any = {"model": "xml:latest", "prompt": prompt, **case.more, **more}
         whole = client.generate(**asked, logprobs=True, top_logprobs=1)
         assert (whole.response, whole.done_reason, whole.model) == ("One. ", "stop", "xml:latest")
@@ -103,6 +103,8 @@ def test_texts(client: ollama.Client, checkpoints: dict[str, Path]) -> None:
         assert "".join(part.response or "" for part in parts) == "One. "
         told_logprobs = [one for part in parts for one in part.logprobs or ()]
         assert [one.token for one in told_logprobs] == [one.token for one in whole.logprobs or ()]
+    with pytest.raises(ollama.ResponseError, match="system. is set, but with .raw."):
+        client.generate("xml", prompt, raw=True, system="Count!")
     thought = client.generate(
         "hermes", told(checkpoints["hermes"], "Hm.</think>Yes", OPEN), options=GREEDY
     )

@@ -83,20 +83,18 @@ async def generate(
     request.labels["kind"] = "tgi"
     name = untagged(context, body.model)
     model = context.find(request, name, ("generate",))
-    if not body.prompt and body.suffix is None:
+    if not body.prompt and not body.suffix:
         return _loaded(body.model or model.name, is_chat=False)
     options = sampling(request, body, name, model)
     has_template = bool(model.facts.get("has_chat_template", True))
-    if body.raw or body.suffix is not None or not has_template:
+    if body.raw or body.suffix or not has_template:
         found = _text(body, model, options, has_template)
     else:
         messages = [{"role": "user", "content": body.prompt}]
         if body.system:
             messages.insert(0, {"role": "system", "content": body.system})
         options |= template_options(body, model)
-        found = Chat.of(
-            model, messages, [], None, options, _wanted(body), bound=constraint(body)
-        )  # fmt: skip
+        found = Chat.of(model, messages, [], None, options, _wanted(body), bound=constraint(body))
     asked = _Asked(body.model or model.name, body, found)
     if body.stream:
         return Lines(_lines(request, context, asked), _failure)
@@ -106,14 +104,22 @@ async def generate(
 def _text(
     body: OllamaGenerateBody, model: ModelInfo, options: dict[str, Any], has_template: bool
 ) -> Chat:
-    """The continuation of a text, outside of the chat template."""
+    """The continuation of a text.
+
+    Raises:
+        ValidationError: a field is for the chat template.
+    """
     for field in ("system", "think"):
-        if getattr(body, field) is not None:
-            reason = "`raw` or `suffix` is" if has_template else f"{model.name!r} has none, and is"
-            raise ValidationError.of(field, f"goes with a chat template; {reason} set")
+        if getattr(body, field):
+            reason = (
+                "with `raw` or `suffix` the prompt is not put into the chat template"
+                if has_template
+                else f"{model.name!r} has no chat template"
+            )
+            raise ValidationError.of(field, f"is set, but {reason}")
     bound = constraint(body)
     found = {**options, **({} if bound is None else dict([bound]))}
-    if body.suffix is not None:
+    if body.suffix:
         found["suffix"] = body.suffix
     return Chat(Job(model, Prompt(text=body.prompt), found, _wanted(body)), Format(), 0)
 
