@@ -71,8 +71,8 @@ def takes_images(name: str) -> bool:
 SERVED_ENCODERS = sorted(_one_of_each(ENCODERS), key=takes_images)
 SERVED_GENERATORS = _one_of_each(GENERATORS)
 SERVED_TRANSCRIBERS = _one_of_each(TRANSCRIBERS)
-# Entries in one server: a stub process each, half a gigabyte and seconds of both cores.
-GROUP_SIZE = 8
+# Entries in one server: a stub process each, a quarter of a gigabyte and seconds of both cores.
+GROUP_SIZE = 11
 
 
 def _grouped(names: list[str]) -> list[list[str]]:

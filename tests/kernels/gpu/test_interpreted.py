@@ -17,7 +17,7 @@ import pytest
 FOLDER = Path(__file__).parent / "interpreted"
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 # Several share a process, whose imports take seconds.
-GROUPS = [tuple(FILES[first::4]) for first in range(4)]
+GROUPS = [tuple(FILES[first::2]) for first in range(2)]
 
 
 @pytest.mark.skipif(
