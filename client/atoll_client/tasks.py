@@ -25,6 +25,7 @@ from atoll_client.types import (
 
 # Tasks of models that do not generate text.
 ENCODER_TASKS = ("embed", "sparse", "rerank", "classify", "token_classify", "multi_vector")
+ANY_TASK = (*ENCODER_TASKS, "generate", "transcribe")
 # Tasks of models that score texts for a query.
 RANKING_TASKS = ("rerank", "multi_vector")
 

@@ -254,3 +254,19 @@ def test_answers_are_as_described(route: Route) -> None:
                     assert "broken" in answer.text
 
     asyncio.run(main())
+
+
+def test_a_server_that_only_transcribes() -> None:
+    """No server was ready, it said."""
+
+    async def main() -> None:
+        models = {"speech": MODELS["speech"]}
+        async with FakeTriton(models) as triton, gateway(triton.address) as http:
+            route = next(route for route in ROUTES if route.path == "/info")
+            found = (await _check(http, route, "/info", None)).json()
+            assert found["model_pipeline_tag"] == "automatic-speech-recognition"
+            assert found["models"] == ["speech"]
+            refused = await http.post("/", json={"inputs": "a"})
+            assert "no model here can embed" in refused.text
+
+    asyncio.run(main())

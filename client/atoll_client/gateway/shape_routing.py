@@ -140,7 +140,7 @@ def _task(request: Request, context: Context, fields: dict[str, Any]) -> str:
         fields.get("inputs"), list
     )
     order = ("generate",) if is_generator and not is_encoder else tasks.ENCODER_TASKS
-    model = context.models.default((*order, *tasks.ENCODER_TASKS, "generate"))
+    model = context.models.default((*order, *tasks.ANY_TASK))
     if model is None:
         raise NotReady("no server is ready")
     return model.task
@@ -182,7 +182,7 @@ async def tokenize(request: Request, context: Context, body: AnyBody) -> Respons
     fields = _fields(request)
     model = _named(request, context, fields)
     if model is None and "parameters" not in fields:
-        model = context.models.default((*tasks.ENCODER_TASKS, "generate"))
+        model = context.models.default(tasks.ANY_TASK)
     task = model.task if model else "generate" if "parameters" in fields else "embed"
     if task == "generate" and isinstance(fields.get("inputs"), str):
         return await _answer(request, context, Kind(tgi.tokenize, "tgi"))
@@ -190,14 +190,17 @@ async def tokenize(request: Request, context: Context, body: AnyBody) -> Respons
 
 
 async def info(request: Request, context: Context, body: None) -> Reply[Info]:
-    """GET /info: TGI's fields for a generator, TEI's for an encoder, both if both are served."""
+    """GET /info: TGI's fields for a generator, TEI's for an encoder, both if both are served. A
+    model that transcribes has those that both have."""
     models = context.models
     if request.model is not None:
         model = models.named(request.model)
         assert model is not None
         return reply(_info(context, model))
-    first = models.default(tasks.ENCODER_TASKS), models.default(("generate",))
+    first = [models.default(kinds) for kinds in (tasks.ENCODER_TASKS, ("generate",))]
     found = [_info(context, model) for model in first if model is not None]
+    if not found and (model := models.default(("transcribe",))) is not None:
+        found = [_info(context, model)]
     if not found:
         raise NotReady("no server is ready")
     return reply({**found[0], **found[-1], "models": [m.name for m in models.all()]})
@@ -227,6 +230,8 @@ def _info(context: Context, model: ModelInfo) -> Info:
             "validation_workers": 1,
             "router": "atoll-gateway",
         }
+    if model.task == "transcribe":
+        return {**shared, "model_pipeline_tag": "automatic-speech-recognition"}
     return {
         **shared,
         "model_type": _model_type(model),

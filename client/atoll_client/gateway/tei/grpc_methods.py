@@ -17,7 +17,6 @@ from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei import inference, schemas
 from atoll_client.gateway.tei.grpc_schema import Schema
 
-_ANY = (*tasks.ENCODER_TASKS, "generate")
 _MODEL_TYPES = {
     "embed": "MODEL_TYPE_EMBEDDING", "sparse": "MODEL_TYPE_EMBEDDING",
     "multi_vector": "MODEL_TYPE_EMBEDDING", "classify": "MODEL_TYPE_CLASSIFIER",
@@ -38,7 +37,7 @@ def methods(schema: Schema) -> dict[str, Callable[[Request, Context, Any], Await
 async def info(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Facts about the named model, else about the first one."""
     models = context.models
-    model = models.named(request.model) if request.model else models.default(_ANY)
+    model = models.named(request.model) if request.model else models.default(tasks.ANY_TASK)
     if model is None and request.model and context.pool.is_ready:
         raise NotFound(f"model {request.model!r} is not served")
     if model is None:
@@ -123,7 +122,7 @@ async def rerank_rows(
 
 async def tokenize(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """Tokens of one text, with byte offsets."""
-    model = context.find(request, None, _ANY)
+    model = context.find(request, None, tasks.ANY_TASK)
     text: str = message.inputs
     batch(text)
     if message.HasField("prompt_name"):
@@ -137,7 +136,7 @@ async def tokenize(schema: Schema, request: Request, context: Context, message: 
 
 async def decode(schema: Schema, request: Request, context: Context, message: Any) -> Any:
     """The text of token ids."""
-    model = context.find(request, None, _ANY)
+    model = context.find(request, None, tasks.ANY_TASK)
     if not message.ids:
         raise EmptyInputError("`ids` cannot be empty")
     (text,) = await tokens.decode(

@@ -17,8 +17,6 @@ from atoll_client.gateway.tei.answers import Prediction, RankedText, SparseEntry
 from atoll_client.gateway.tei.errors import TeiMessages
 from atoll_client.gateway.tei.token_classifiers import TASK, Entities, entities
 
-_ANY_TASK = (*tasks.ENCODER_TASKS, "generate")
-
 
 async def embed(request: Request, context: Context, body: schemas.EmbedBody) -> Reply[Vectors]:
     """One vector for each text, in a list even if there is only one."""
@@ -94,7 +92,7 @@ async def tokenize(
     request: Request, context: Context, body: schemas.TokenizeBody
 ) -> Reply[list[list[TokenPlace]]]:
     """Tokens of each text, with byte offsets."""
-    model = context.find(request, body.model, _ANY_TASK)
+    model = context.find(request, body.model, tasks.ANY_TASK)
     texts, _ = batch(body.inputs)
     prompt = "" if body.prompt_name is None else inference.prompt_of(model, body.prompt_name)
     texts = [prompt + str(text) for text in texts]
@@ -104,7 +102,7 @@ async def tokenize(
 
 async def decode(request: Request, context: Context, body: schemas.DecodeBody) -> Reply[list[str]]:
     """A text for each list of token ids."""
-    model = context.find(request, body.model, _ANY_TASK)
+    model = context.find(request, body.model, tasks.ANY_TASK)
     ids: Any
     ids, _ = batch(body.ids, "ids")
     return reply(
