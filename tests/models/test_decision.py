@@ -234,10 +234,17 @@ def test_banned_tokens_never_come(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     ids = torch.tensor([[5, 6, 7]])
     first = int(model(ids).logits[0, -1].argmax())
-    keys = {"suppress_tokens": [first], "bad_words_ids": [[3], [first]]}
+    keys = {
+        "suppress_tokens": [first], "bad_words_ids": [[3], [first], [2], [5, 6]],
+        "begin_suppress_tokens": [8], "forced_eos_token_id": 2, "eos_token_id": 2, "max_length": 9,
+    }  # fmt: skip
     (tmp_path / "generation_config.json").write_text(json.dumps(keys))
     with engine(tmp_path) as loaded:
-        assert loaded.limits.banned_tokens == tuple(sorted({3, first}))
+        limits = loaded.limits
+        assert limits.banned_tokens == tuple(sorted({3, first}))
+        assert (limits.bad_words, limits.begin_suppress_tokens) == (((5, 6),), (8,))
+        # A decoder's max_length counts its prompt, and is left to requests.
+        assert (limits.forced_eos_token_id, limits.max_length) == (2, None)
 
 
 def test_sessions_and_ensembles_are_called_what_they_are() -> None:

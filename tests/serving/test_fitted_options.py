@@ -42,6 +42,23 @@ def test_an_encoder_decoders_answer_may_have_a_limit_of_its_own() -> None:
         fitted(options(max_tokens=10), "x", 20, limits, FLAGS)
 
 
+def test_an_encoder_decoders_files_may_say_how_long_answers_are() -> None:
+    """max_length counts what the decoder is given; a request that says something else has it."""
+    limits = dataclasses.replace(LIMITS, max_length=12)
+
+    def length(num_given: int, **given: Any) -> int:
+        asked = read_options(
+            None, given, None, Settings(), default_max_tokens=16, eos_token_ids=frozenset(),
+            limits=limits,
+        )  # fmt: skip
+        return fitted(asked, "x", 20, limits, FLAGS, num_given).sampling.max_new_tokens
+
+    assert [length(1), length(2), length(1, max_tokens=20)] == [11, 10, 20]
+    assert length(1, max_tokens=None) == 44
+    decoder = dataclasses.replace(limits, max_length=None)
+    assert fitted(options(), "x", 20, decoder, FLAGS).sampling.max_new_tokens == 44
+
+
 @pytest.mark.parametrize(
     ("given", "flags", "needed"),
     [

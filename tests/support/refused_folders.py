@@ -266,15 +266,15 @@ REFUSED: dict[str, tuple[Json, Mapping[str, Any], str]] = {
         {},
         "/config.json: forced_bos_token_id 7 is not supported",
     ),
-    "words of several tokens": (
+    "a word without tokens": (
         LLAMA,
-        {"generation_config.json": {"bad_words_ids": [[5], [6, 7]]}},
-        "bad_words_ids has",
+        {"generation_config.json": {"bad_words_ids": [[5], []]}},
+        "bad_words_ids is .* a word has no tokens",
     ),
-    "a first token": (
+    "an end beyond the vocabulary": (
         LLAMA,
-        {"generation_config.json": {"begin_suppress_tokens": [5]}},
-        r"begin_suppress_tokens \[5\]",
+        {"generation_config.json": {"forced_eos_token_id": 1 << 20}},
+        "forced_eos_token_id is 1048576; expected a token's id",
     ),
     "guidance": (QWEN3, {"generation_config.json": {"guidance_scale": 1.5}}, "guidance_scale 1.5"),
     "stops": (LLAMA, {"generation_config.json": {"stop_strings": ["x"]}}, "stop_strings"),

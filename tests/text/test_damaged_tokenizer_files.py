@@ -33,7 +33,7 @@ FILES: dict[str, dict[str, Any]] = {
     "added_tokens.json": {"<s>": 0},
     "generation_config.json": {
         "eos_token_id": [1], "bad_words_ids": [[5]], "suppress_tokens": [7],
-        "forced_bos_token_id": None,
+        "forced_bos_token_id": None, "begin_suppress_tokens": [7], "forced_eos_token_id": 3,
     },
 }  # fmt: skip
 # Values that are right, or change nothing that is made here.
@@ -45,6 +45,8 @@ RIGHT = {
         ("eos_token_id",): [0, [], [3]], ("eos_token_id", 0): [0], ("bad_words_ids",): [[]],
         ("bad_words_ids", 0): [[3]], ("bad_words_ids", 0, 0): [0], ("suppress_tokens",): [[], [3]],
         ("suppress_tokens", 0): [0], ("forced_bos_token_id",): [[]],
+        ("begin_suppress_tokens",): [[], [3]], ("begin_suppress_tokens", 0): [0],
+        ("forced_eos_token_id",): [0],
     },
     "added_tokens.json": {("<s>",): [0]},
 }  # fmt: skip

@@ -16,7 +16,10 @@ class EngineLimits:
         have positions of their own. decoder_start_token_id: what its decoder starts with.
         forced_bos_token_id: what its answers begin with, unless a request says something else.
     input_vocab_size: of an encoder-decoder's inputs, if answers have a vocabulary of their own.
-    banned_tokens: ids that are never generated.
+    banned_tokens: ids that are never generated. bad_words: two or more ids, of which the last never
+        follows the others. begin_suppress_tokens: what no answer begins with. forced_eos_token_id:
+        what answers of full length end with. max_length: of an encoder-decoder, the tokens of an
+        answer with what its decoder is given, where a request does not say how many.
     max_beams: of a beam search. search: options of one that requests have unless they say something
         else; empty: they are greedy. has_states: whether layers are recurrent.
     max_mixed_prefill_tokens: prompt tokens in a step with decoding requests, limited so that a long
@@ -31,6 +34,10 @@ class EngineLimits:
     decoder_start_token_id: int | None = None
     forced_bos_token_id: int | None = None
     banned_tokens: tuple[int, ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
+    begin_suppress_tokens: tuple[int, ...] = ()
+    forced_eos_token_id: int | None = None
+    max_length: int | None = None
     max_beams: int = sys.maxsize
     search: Mapping[str, Any] = field(default_factory=dict)
     has_states: bool = False

@@ -278,7 +278,7 @@ def _generator(
         dtype=stored_dtype(Fields(config)),
         runs_on=runs_on,
         notes=tuple(notes),
-        banned_tokens=keys.banned,
+        rules=keys.rules,
         forced_bos_token_id=keys.first,
         search=keys.search,
     )

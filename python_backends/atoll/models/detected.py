@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atoll.models.answer_rules import AnswerRules
 from atoll.models.search_keys import SearchKeys
 
 
@@ -17,8 +18,8 @@ class Detected:
     runs_on: "native" for a file of ``atoll.models``, else the class of transformers, or what the
     model is in place of an architecture.
     pooling: of an embedder. notes: what a user should know, a sentence each.
-    banned_tokens: ids that no answer may hold. forced_bos_token_id: the one that an
-    encoder-decoder's answers begin with. search: for answers, unless a request says something else.
+    rules: for an answer's tokens. forced_bos_token_id: the one that an encoder-decoder's answers
+    begin with. search: for answers, unless a request says something else.
     heads: an embedder's for each token, see
     ``weights.token_heads``. takes_images: whether an embedder embeds images besides texts.
     """
@@ -34,7 +35,7 @@ class Detected:
     runs_on: str = "native"
     pooling: str | None = None
     notes: tuple[str, ...] = ()
-    banned_tokens: tuple[int, ...] = ()
+    rules: AnswerRules = AnswerRules()
     forced_bos_token_id: int | None = None
     search: SearchKeys | None = None
     heads: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from atoll.config import Settings
+from atoll.models.answer_rules import AnswerRules
 from atoll.models.detect import decide
 from atoll.models.detected import Detected
 from atoll.models.load_options import device_of
@@ -33,13 +34,13 @@ class LoadedRunner:
     """A runner, and what is known of its checkpoint.
 
     max_cached_tokens: most tokens of a request, whatever its split into prompt and answer.
-    banned_tokens: ids that are never generated. forced_bos_token_id: what an encoder-decoder's
+    rules: for an answer's tokens, by the files. forced_bos_token_id: what an encoder-decoder's
     answers begin with. search: for answers, by the files. facts: shown to users.
     """
 
     runner: ModelRunner
     max_cached_tokens: int
-    banned_tokens: tuple[int, ...]
+    rules: AnswerRules
     forced_bos_token_id: int | None
     search: SearchKeys | None
     facts: Mapping[str, Any]
@@ -105,9 +106,9 @@ def _load(settings: Settings, folder: Path, detected: Detected, team: Team | Non
         "adapters": list(runner.adapter_names),
         **_state_facts(size.states),
     }
-    banned = tuple(token for token in detected.banned_tokens if token < config.vocab_size)
+    rules = detected.rules.within(config.vocab_size)
     return LoadedRunner(
-        runner, capacity, banned, detected.forced_bos_token_id, detected.search, facts
+        runner, capacity, rules, detected.forced_bos_token_id, detected.search, facts
     )
 
 

@@ -74,6 +74,8 @@ def load_engine(
         "vocab_size": limits.vocab_size,
         "decoder_start_token_id": limits.decoder_start_token_id,
         "banned_tokens": limits.banned_tokens,
+        "forced_eos_token_id": limits.forced_eos_token_id,
+        "max_length": limits.max_length,
         "max_beams": limits.max_beams,
         "search": dict(limits.search),
     }
@@ -106,7 +108,7 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
         input_vocab_size=getattr(config, "input_vocab_size", None),
         decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
         forced_bos_token_id=loaded.forced_bos_token_id,
-        banned_tokens=loaded.banned_tokens,
+        **loaded.rules._asdict(),
         max_beams=max_beams,
         search=_search(loaded, max_beams),
         has_states=has_states,

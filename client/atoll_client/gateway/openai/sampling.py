@@ -20,10 +20,11 @@ from atoll_client.types import Chunk, ModelInfo
 FINGERPRINT = f"atoll-{atoll_client.__version__}"
 # Options that have the same names in the models.
 _SAME_NAMES = (
-    "add_special_tokens", "early_stopping", "forced_bos_token_id", "forced_eos_token_id",
-    "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "length_penalty",
-    "logit_bias", "min_p", "min_tokens", "no_repeat_ngram_size", "num_beams", "presence_penalty",
-    "repetition_penalty", "skip_special_tokens", "src_lang", "stop_token_ids", "tgt_lang", "top_k",
+    "add_special_tokens", "bad_words_ids", "begin_suppress_tokens", "early_stopping",
+    "forced_bos_token_id", "forced_eos_token_id", "frequency_penalty", "ignore_eos",
+    "include_stop_str_in_output", "length_penalty", "logit_bias", "min_p", "min_tokens",
+    "no_repeat_ngram_size", "num_beams", "presence_penalty", "repetition_penalty",
+    "skip_special_tokens", "src_lang", "stop_token_ids", "suppress_tokens", "tgt_lang", "top_k",
     "top_p", "typical_p", "use_beam_search",
 )  # fmt: skip
 

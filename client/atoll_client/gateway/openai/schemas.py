@@ -88,6 +88,8 @@ class SamplingFields(Strict):
     user: str | None = no_effect("requests of all users are treated alike")
 
     add_special_tokens: bool | None = None
+    bad_words_ids: list[list[int]] | None = None
+    begin_suppress_tokens: list[int] | None = None
     early_stopping: bool | Literal["never"] | None = None
     forced_bos_token_id: int | None = Field(None, ge=0)
     forced_eos_token_id: int | None = Field(None, ge=0)
@@ -107,6 +109,7 @@ class SamplingFields(Strict):
     src_lang: str | None = None
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
+    suppress_tokens: list[int] | None = None
     tgt_lang: str | None = None
     top_k: int | None = Field(None, ge=-1)
     truncate_prompt_tokens: int | None = Field(None, ge=1)

@@ -57,6 +57,9 @@ class Parameters(Strict):
     early_stopping: bool | Literal["never"] | None = None
     forced_bos_token_id: int | None = Field(default=None, ge=0)
     forced_eos_token_id: int | None = Field(default=None, ge=0)
+    bad_words_ids: list[list[int]] | None = None
+    begin_suppress_tokens: list[int] | None = None
+    suppress_tokens: list[int] | None = None
     length_penalty: float | None = Field(default=None, ge=-10, le=10)
     logit_bias: dict[str, float] | None = None
     min_new_tokens: int | None = Field(default=None, ge=0)
@@ -171,6 +174,7 @@ def sampling(p: Parameters) -> dict[str, Any]:
 _SAME_NAMES = (
     "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "frequency_penalty",
     "logit_bias", "min_p", "no_repeat_ngram_size", "presence_penalty", "truncate", "adapter_id",
+    "bad_words_ids", "begin_suppress_tokens", "suppress_tokens",
     "early_stopping", "forced_bos_token_id", "forced_eos_token_id", "length_penalty", "num_beams",
     "src_lang", "tgt_lang",
 )  # fmt: skip

@@ -34,6 +34,7 @@ NAMES: frozenset[str] = frozenset(
         "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens",
         "kept_special_tokens", "reasoning",
         "src_lang", "tgt_lang", "forced_bos_token_id", "forced_eos_token_id",
+        "bad_words_ids", "suppress_tokens", "begin_suppress_tokens",
         "num_beams", "use_beam_search", "length_penalty", "early_stopping",
         "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
         "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",

@@ -27,7 +27,7 @@ from atoll.serving.requests.search_options import (
     length_penalty,
     with_search,
 )
-from atoll.serving.triton.tensors import as_float, as_int
+from atoll.serving.requests.token_options import read_bias, read_ids, read_unwanted
 from atoll.text.chat_options import ChatOptions
 from atoll.text.reasoning import ReasoningMarks
 
@@ -43,7 +43,8 @@ class GenerateOptions:
     """A request's options, checked, but without regard to the prompt's length.
 
     n, best_of: answers that are returned, and that are generated; a search returns its n best ones.
-    max_tokens: None: as many as fit. truncate: the number of the prompt's last tokens to keep.
+    max_tokens: None: as many as fit, or, if has_usual_length, as the checkpoint's files say.
+    truncate: the number of the prompt's last tokens to keep.
     suffix: the text after the answer, for code models that fill in the middle.
     add_special_tokens: None: to a text, but not to messages, whose template contains them.
     src_lang, tgt_lang: codes of the text's and the answer's language. forced_bos_token_id: what the
@@ -70,6 +71,7 @@ class GenerateOptions:
     chat: ChatOptions | None = None
     kept_special_tokens: tuple[str, ...] = ()
     reasoning: ReasoningMarks | None = None
+    has_usual_length: bool = False
 
 
 def read_options(
@@ -92,6 +94,8 @@ def read_options(
     unlimited = "max_tokens" in values and values["max_tokens"] is None
     given = {k: v for k, v in values.items() if v is not None}
     r = OptionReader(with_search(given, limits, is_conversation=is_conversation))
+    has_usual_length = limits.max_length is not None and "max_tokens" not in values
+    unlimited = unlimited or has_usual_length
     max_tokens = r.integer("max_tokens", None if unlimited else default_max_tokens, 1)
     num_beams = r.integer("num_beams", 1)
     most = num_beams if num_beams > 1 else settings.max_best_of
@@ -124,6 +128,7 @@ def read_options(
         chat=_chat(r),
         kept_special_tokens=_texts(r, "kept_special_tokens"),
         reasoning=ReasoningMarks.read(r.structure("reasoning")),
+        has_usual_length=has_usual_length,
     )
 
 
@@ -133,8 +138,12 @@ def fitted(
     num_prompt_tokens: int,
     limits: EngineLimits,
     flags: Mapping[str, bool | None],
+    num_given: int = 0,
 ) -> GenerateOptions:
     """The options, with the number of new tokens and the log-probabilities that are needed.
+
+    Args:
+        num_given: what the decoder of an encoder-decoder is given of the answer.
 
     Raises:
         ValidationError: the prompt and ``max_tokens`` exceed ``max_total_tokens``, or the latter
@@ -157,9 +166,12 @@ def fitted(
             f"max_tokens is {asked}; the model's answers have at most {limits.max_answer_tokens} "
             "tokens"
         )
+    most = limits.max_answer_tokens
+    if options.has_usual_length and limits.max_length is not None:
+        most = min(most, max(limits.max_length - num_given, 1))
     sampling = dataclasses.replace(
         options.sampling,
-        max_new_tokens=min(room, limits.max_answer_tokens) if asked is None else asked,
+        max_new_tokens=min(room, most) if asked is None else asked,
         logprobs=options.sampling.logprobs or bool(needs_logprobs),
         prompt_logprobs=options.sampling.prompt_logprobs or bool(flags["return_prompt_logprobs"]),
     )
@@ -187,6 +199,8 @@ def _sampling(
     min_tokens = r.integer("min_tokens", 0, 0)
     if max_tokens is not None and min_tokens > max_tokens:
         raise ValidationError(f"min_tokens is {min_tokens}; the most allowed is {max_tokens}")
+    unwanted = read_unwanted(r, limits, eos_token_ids)
+    forced = None if r.flag("ignore_eos", False) else limits.forced_eos_token_id
     return SamplingOptions(
         max_new_tokens=max_tokens or 0,
         min_new_tokens=min_tokens,
@@ -203,12 +217,16 @@ def _sampling(
         num_beams=r.integer("num_beams", 1),
         length_penalty=length_penalty(r),
         early_stopping=early_stopping(r),
-        forced_eos_token_id=r.integer("forced_eos_token_id", None, 0, limits.vocab_size - 1),
-        logit_bias=_logit_bias(r.structure("logit_bias"), limits),
+        forced_eos_token_id=r.integer("forced_eos_token_id", forced, 0, limits.vocab_size - 1),
+        bad_words=unwanted.words,
+        begin_suppress_tokens=unwanted.first,
+        logit_bias=read_bias(r.structure("logit_bias"), unwanted.never, limits.vocab_size),
         watermark=r.flag("watermark", False),
         seed=r.integer("seed", 0, 0, 2**64 - 1) if r.has("seed") else secrets.randbits(63),
         eos_token_ids=eos_token_ids,
-        stop_token_ids=_token_ids(r.structure("stop_token_ids"), limits.vocab_size),
+        stop_token_ids=frozenset(
+            read_ids("stop_token_ids", r.structure("stop_token_ids"), limits.vocab_size)
+        ),
         ignore_eos=r.flag("ignore_eos", False),
         logprobs=alternatives is not None,
         top_logprobs=alternatives or 0,
@@ -250,29 +268,6 @@ def _list_in_text(value: str) -> list[Any]:
         with contextlib.suppress(ValueError):
             return list(json.loads(value))
     return [value]
-
-
-def _logit_bias(value: Any, limits: EngineLimits) -> tuple[tuple[int, float], ...]:
-    """OpenAI's: token ids with numbers between -100 and 100. Banned tokens get minus infinity."""
-    if value is None:
-        value = {}
-    if not isinstance(value, dict):
-        raise ValidationError(f"logit_bias is {value!r}; expected an object of id: number")
-    found: dict[int, float] = {}
-    for name, amount in value.items():
-        token = as_int("logit_bias token", name, 0, limits.vocab_size - 1)
-        if token in found:
-            raise ValidationError(f"logit_bias has the token {token} more than once")
-        found[token] = as_float(f"logit_bias[{name}]", amount, -100.0, 100.0)
-    return (*found.items(), *((token, float("-inf")) for token in limits.banned_tokens))
-
-
-def _token_ids(value: Any, vocab_size: int) -> frozenset[int]:
-    if value is None:
-        return frozenset()
-    if not isinstance(value, list):
-        raise ValidationError(f"stop_token_ids is {value!r}; expected a list of ids")
-    return frozenset(as_int("stop_token_ids", token, 0, vocab_size - 1) for token in value)
 
 
 def _grammar(r: OptionReader, settings: Settings) -> tuple[str, Any] | None:

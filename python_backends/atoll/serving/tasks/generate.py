@@ -112,10 +112,12 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         """See ``ServedModel``."""
         asked, limits = request.asked, self.limits
         prompt_ids, state = self.prompts.encode(asked.prompt, asked.options)
-        options = fitted(asked.options, asked.prompt.name, len(prompt_ids), limits, asked.flags)
+        start = self.prompts.answer_start(asked.options)
+        options = fitted(
+            asked.options, asked.prompt.name, len(prompt_ids), limits, asked.flags, len(start)
+        )
         grammar = self._grammar(asked, state)
         request.reasoning_state = state
-        start = self.prompts.answer_start(options)
         self._complete(request, prompt_ids, options, start)
         ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
         if start:
