@@ -17,6 +17,8 @@ PUBLISHED = {
     "EleutherAI__gpt-j-6b": 6_050_882_784,
     "EleutherAI__gpt-neox-20b": 20_554_567_680,
     "EleutherAI__pythia-160m": 162_322_944,
+    # Less the sinusoids, which no file need have.
+    "Helsinki-NLP__opus-mt-en-de": 73_886_208,
     "HuggingFaceTB__SmolLM3-3B": 3_075_098_624,
     "LiquidAI__LFM2-350M": 354_483_968,
     "LiquidAI__LFM2-1.2B": 1_170_340_608,

@@ -29,8 +29,12 @@ TEXTS = (
 )  # fmt: skip
 
 
-def marian(folder: Path, has_two: bool = False) -> Any:
+def marian(folder: Path, has_two: bool = False, cleans_up: bool = False) -> Any:
     sizes = write_marian_files(folder, has_two=has_two)
+    if cleans_up:
+        path = folder / "tokenizer_config.json"
+        config = {**json.loads(path.read_text()), "clean_up_tokenization_spaces": True}
+        path.write_text(json.dumps(config))
     (folder / "config.json").write_text(
         json.dumps({"model_type": "marian", "vocab_size": sizes[0]})
     )
@@ -50,6 +54,7 @@ def saved_again(folder: Path) -> Any:
 
 THEIRS = {
     "Marian": marian,
+    "Marian cleaned up": lambda folder: marian(folder, cleans_up=True),
     "two vocabularies": lambda folder: marian(folder, True),
     "M2M100": m2m100,
     "M2M100 saved again": saved_again,

@@ -31,8 +31,8 @@ def translation_section() -> list[str]:
         "",
         "`bad_words_ids`, `suppress_tokens`, `begin_suppress_tokens` and `forced_eos_token_id` of "
         "generation_config.json hold for every answer of every generator, as in transformers, and "
-        "are options of requests, too; `ignore_eos` lifts the last. An answer that a forced token "
-        "ends has the finish reason of one that is cut off. An encoder-decoder's `max_length` is "
+        "are options of requests, too; `ignore_eos` lifts the last, but of a search. One that it "
+        "ends has the finish reason of an answer that is cut off. An encoder-decoder's `max_length` is "
         "how long answers to requests without `max_tokens` are; OpenAI's completions (16) and "
         "TGI's routes (100) have defaults of their own.",
         "",

@@ -22,7 +22,7 @@ class AnswerText:
         self, detokenizer: Detokenizer, stops: StopStrings, cleans_up: bool, trims: bool = False
     ) -> None:
         self._detokenizer, self._stops = detokenizer, stops
-        kinds = ((cleans_up, CleanUp), (trims, TrimmedEnd))
+        kinds = ((trims, TrimmedEnd), (cleans_up, CleanUp))
         self._changes = [kind() for is_wanted, kind in kinds if is_wanted]
         self._pending: list[str] = []  # their bytes may continue in the next token
 

@@ -111,8 +111,8 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids."""
         text = str(self.core.decode(list(ids), skip_special_tokens=skip_special_tokens))
-        text = clean_up(text) if self.cleans_up else text
-        return text.rstrip() if self.trims else text
+        text = text.rstrip() if self.trims else text
+        return clean_up(text) if self.cleans_up else text
 
     @property
     def trims(self) -> bool:
