@@ -12,7 +12,16 @@ from devices import DEVICE
 from driving import Collector, load, make_core, run
 from engines import answers, engine
 from safetensors.torch import load_file, save_file
-from tiny.bart import CONFIGS, FIRST, START, VOCAB, scores, write_bart, write_summarizer
+from tiny.bart import (
+    CONFIGS,
+    FIRST,
+    START,
+    TWO_VOCABULARIES,
+    VOCAB,
+    scores,
+    write_bart,
+    write_summarizer,
+)
 from tiny.paged import PagedRunner
 from torch import Tensor
 
@@ -117,6 +126,30 @@ def test_more_input_than_positions_is_refused(case: Case) -> None:
         engine(case.folder, max_input_tokens=65),
     ):
         pass
+
+
+def test_source_and_target_may_have_words_of_their_own(tmp_path: Path) -> None:
+    reference = write_bart("marian", tmp_path, **TWO_VOCABULARIES)
+    inputs = [VOCAB + 19, 5, VOCAB, 6]
+    runner = _paged(tmp_path)
+    runner.encode({"a": inputs})
+    out = runner.step({"a": [START, 9]})["a"]
+    assert _apart(out, scores(reference, inputs, [START, 9])) <= 1e-4
+    with engine(tmp_path) as loaded:
+        assert (loaded.limits.input_vocab_size, loaded.limits.vocab_size) == (VOCAB + 20, VOCAB)
+
+
+def test_a_file_may_have_marians_positions(tmp_path: Path) -> None:
+    reference = write_bart("marian", tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name, stack in (("encoder", reference.model.encoder), ("decoder", reference.model.decoder)):
+        table = stack.embed_positions.weight.data.mul_(2)
+        tensors[f"model.{name}.embed_positions.weight"] = table.clone()
+    save_file(tensors, tmp_path / "model.safetensors")
+    runner = _paged(tmp_path)
+    runner.encode({"a": [5, 6, 7]})
+    out = runner.step({"a": [START, 9]})["a"]
+    assert _apart(out, scores(reference, [5, 6, 7], [START, 9])) <= 1e-4
 
 
 @pytest.mark.parametrize("bias", [torch.ones(VOCAB), torch.ones(1, 3), torch.ones(1, VOCAB).int()])

@@ -31,10 +31,10 @@ def translation_section() -> list[str]:
         "",
         "`bad_words_ids`, `suppress_tokens`, `begin_suppress_tokens` and `forced_eos_token_id` of "
         "generation_config.json hold for every answer of every generator, as in transformers, and "
-        "are options of requests, too; `ignore_eos` lifts the last, but of a search. One that it "
-        "ends has the finish reason of an answer that is cut off. An encoder-decoder's `max_length` is "
-        "how long answers to requests without `max_tokens` are; OpenAI's completions (16) and "
-        "TGI's routes (100) have defaults of their own.",
+        "are options of requests, too. `ignore_eos` lifts the last, but for a search. An answer "
+        "that a forced token ends has the finish reason of one that is cut off. An "
+        "encoder-decoder's `max_length` is how long answers to requests without `max_tokens` are; "
+        "OpenAI's completions (16) and TGI's routes (100) have defaults of their own.",
         "",
         "An input and its answer have max_position_embeddings tokens each. Tokenizers are read "
         "from tokenizer.json; of M2M100 and Marian, as transformers does, from vocab.json and "

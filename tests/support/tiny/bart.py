@@ -54,10 +54,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "decoder_vocab_size": VOCAB,
     },
 }  # fmt: skip
-# Marian whose source and target have words of their own.
-TWO_VOCABULARIES = {
-    **CONFIGS["marian"], "share_encoder_decoder_embeddings": False, "vocab_size": VOCAB + 20,
-}  # fmt: skip
+# Of Marian whose source and target have words of their own.
+TWO_VOCABULARIES = {"share_encoder_decoder_embeddings": False, "vocab_size": VOCAB + 20}
 
 
 def write_bart(kind: str, folder: Path, **changes: Any) -> Any:
