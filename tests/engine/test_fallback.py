@@ -114,6 +114,25 @@ def test_greedy(models: tuple[Any, Any], limits: dict[str, Any]) -> None:
     assert core.stats().num_used_blocks == 0
 
 
+@torch.inference_mode()
+def test_beams(models: tuple[Any, Any]) -> None:
+    """Several beams continue a text whose cache only one of them can have."""
+    reference, model = models
+    core, start = make_core(model, vocab_size=VOCAB), model.config.decoder_start_token_id
+    ids = _inputs()[1]
+    prompt, encoder = (tuple(ids), ()) if start is None else ((start,), tuple(ids))
+    sinks = [Collector() for _ in range(3)]
+    options = SamplingOptions(max_new_tokens=COUNT, num_beams=3)
+    made = Request("r", prompt, options, sinks[0], encoder_ids=encoder, other_sinks=(*sinks[1:],))
+    core.add(made)
+    run(core)
+    expected = reference.generate(
+        torch.tensor([ids]), num_beams=3, num_return_sequences=3, max_new_tokens=COUNT,
+        do_sample=False, eos_token_id=None, pad_token_id=0, use_cache=False,
+    )  # fmt: skip
+    assert [s.ids for s in sinks] == expected[:, len(prompt) :].tolist()
+
+
 def test_forgotten_caches_are_computed_again(models: tuple[Any, Any]) -> None:
     reference, model = models
     model._max_cached = 0

@@ -194,6 +194,8 @@ def test_what_the_files_force_and_ask_for(tmp_path: Path) -> None:
     assert (found.runs_on, found.forced_bos_token_id) == ("native", FIRST)
     notes = "\n".join(decide(tmp_path, Settings(model_id=str(tmp_path))).notes)
     assert "searched for, as its files say, with num_beams 4, forced_eos_token_id 2" in notes
+    notes = "\n".join(decide(tmp_path, Settings(model_id=str(tmp_path), max_beams=3)).notes)
+    assert "ask for a search with num_beams 4; max_beams and max_batch_size allow 3" in notes
     for settings, search in (
         ({}, {"num_beams": 4, "forced_eos_token_id": 2}), ({"max_beams": 3}, {}),
         ({"max_batch_size": 3}, {}),

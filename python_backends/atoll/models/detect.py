@@ -20,6 +20,7 @@ from atoll.models import (
     generation_keys,
     nested,
     rerankers,
+    search_keys,
     task_settings,
     unsupported,
 )
@@ -75,6 +76,7 @@ def decide(folder: Path, settings: Settings, task: str | None = None) -> Detecte
     notes = (
         *task_settings.unused(settings, found.task),
         *task_settings.cut(settings, found.task, found.max_tokens),
+        *search_keys.notes(found.search, min(settings.max_beams, settings.max_batch_size)),
     )
     found = replace(found, notes=(*found.notes, *notes))
     if found.runs_on != "native":
@@ -262,11 +264,6 @@ def _generator(
     keys = generation_keys.read(folder, whole, is_encoder_decoder=is_encoder_decoder)
     if keys.left:
         notes.append(f"left to requests, of what its files say: {', '.join(keys.left)}")
-    if keys.search is not None:
-        notes.append(
-            f"answers are searched for, as its files say, with {keys.search}: num_beams 1 in a "
-            "request is greedy"
-        )
     return Detected(
         task="generate",
         architecture=names[0] if names else "",

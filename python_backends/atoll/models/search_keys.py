@@ -22,6 +22,21 @@ class SearchKeys(NamedTuple):
         return ", ".join(f"{name} {value!r}" for name, value in changed)
 
 
+def notes(search: SearchKeys | None, most: int) -> tuple[str, ...]:
+    """What a user should know of it. most: beams that a request may have."""
+    if search is None:
+        return ()
+    if search.num_beams > most:
+        return (
+            f"answers are greedy: its files ask for a search with num_beams {search.num_beams}; "
+            f"max_beams and max_batch_size allow {most}",
+        )
+    return (
+        f"answers are searched for, as its files say, with {search}: num_beams 1 in a request is "
+        "greedy",
+    )
+
+
 def read(fields: Fields, vocab_size: int) -> SearchKeys | None:
     """The keys of generation_config.json; None: answers are not searched for, or in a way that is
     left to requests (several groups of beams, or beams that are sampled).
