@@ -84,6 +84,10 @@ def test_what_the_files_say_goes_with_their_search() -> None:
         ({"num_beams": 2, "length_penalty": 11}, "length_penalty is 11.*; the most allowed is 10"),
         ({"num_beams": 2, "early_stopping": "soon"}, "'soon'; expected true or false or 'never'"),
         ({"forced_eos_token_id": 96}, "forced_eos_token_id is 96"),
+        (
+            {"num_beams": 2, "stop_token_ids": [5] * 65},
+            "stop_token_ids has 65 ids; .* allowed is 64",
+        ),
     ],
 )
 def test_what_does_not_go_with_beams_is_refused(given: dict[str, Any], message: str) -> None:

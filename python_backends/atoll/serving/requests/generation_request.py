@@ -152,8 +152,7 @@ class GenerationRequest(ServedRequest):
         self, name: str, asked: Generation, sender: ResponseSender, streamer: Notified,
         limit_s: float | None,
     ) -> None:  # fmt: skip
-        num_answers = max(asked.options.best_of, asked.options.sampling.num_beams)
-        super().__init__(sender, streamer, num_answers=num_answers, limit_s=limit_s)
+        super().__init__(sender, streamer, num_answers=asked.options.best_of, limit_s=limit_s)
         self.name, self.asked = name, asked
         self.is_stream = bool(asked.flags["stream"])
         self.returned: OutputFlags = returned_by(asked.flags, asked.options.sampling)

@@ -21,6 +21,8 @@ CONSTRAINTS = (
 _NEUTRAL: Mapping[str, float] = {"top_k": 0, "top_p": 1, "min_p": 0, "typical_p": 1}
 # Beyond, a power of an answer's length is no number any more.
 _MOST_PENALTY = 10.0
+# Each is a candidate more for every beam and step.
+_MOST_ENDS = 64
 
 
 def does_sample(r: OptionReader) -> bool:
@@ -54,6 +56,12 @@ def with_search(
         )
     if width > limits.max_beams:
         raise ValidationError(f"num_beams is {width}; the most allowed is {limits.max_beams}")
+    ends = r.structure("stop_token_ids") if width > 1 else None
+    if isinstance(ends, list) and len(ends) > _MOST_ENDS:
+        raise ValidationError(
+            f"stop_token_ids has {len(ends)} ids; with num_beams {width}, the most allowed is "
+            f"{_MOST_ENDS}"
+        )
     if width > 1:
         return {**limits.search, **values, "num_beams": width}
     if length_penalty(r) != 1.0 or early_stopping(r) is not False:
