@@ -23,10 +23,19 @@ DEFAULTS: dict[str, Any] = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder starts servers."""
+    """Everything in this folder starts servers; tests that need the same one come together."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.server)
+    places = [at for at, item in enumerate(items) if item.get_closest_marker("in_server")]
+    for at, item in zip(places, sorted((items[at] for at in places), key=_server), strict=True):
+        items[at] = item
+
+
+def _server(item: pytest.Item) -> int:
+    marker = item.get_closest_marker("in_server")
+    assert marker is not None
+    return int(marker.args[0])
 
 
 def _show(line: str) -> None:

@@ -61,9 +61,11 @@ def group(groups: Groups, name: str) -> dict[str, Served]:
 
 
 def _in_groups(names: list[str]) -> pytest.MarkDecorator:
-    """Parametrises a test over entries, those of one group after another."""
-    order = [name for names in GROUPS for name in names]
-    return pytest.mark.parametrize("name", sorted(names, key=order.index))
+    """Parametrises a test over entries; all tests of a group come one after another."""
+    order = {name: index for index, names in enumerate(GROUPS) for name in names}
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.in_server(order[name])) for name in names]
+    )
 
 
 def _assert_greedy(served: Served, ids: list[int]) -> None:

@@ -66,9 +66,8 @@ def takes_images(name: str) -> bool:
     return "image" in ENTRIES_BY_NAME[name].dims
 
 
-# What is served: of entries that are alike, the first. Those for images are in the last group of
-# encoders, whose server still runs when the tests of images begin.
-SERVED_ENCODERS = sorted(_one_of_each(ENCODERS), key=takes_images)
+# What is served: of entries that are alike, the first.
+SERVED_ENCODERS = _one_of_each(ENCODERS)
 SERVED_GENERATORS = _one_of_each(GENERATORS)
 SERVED_TRANSCRIBERS = _one_of_each(TRANSCRIBERS)
 # Entries in one server: a stub process each, a quarter of a gigabyte and seconds of both cores.
