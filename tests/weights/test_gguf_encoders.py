@@ -106,12 +106,22 @@ def test_an_encoder_is_what_its_file_holds(name: str, tmp_path: Path) -> None:
     assert (decision.task, decision.pooling) == ("embed", "mean" if name == "nomic" else "cls")
 
 
-def test_jina_equals_its_description(tmp_path: Path) -> None:
+def _gate_apart(name: str, x: torch.Tensor, c: Any) -> to.Tensors:
+    """As files of 2024."""
+    if "gated_layers" not in name:
+        yield from to.bert(name, x, c)
+        return
+    for part, rows in zip(("gated_layers_w", "gated_layers_v"), x.chunk(2), strict=True):
+        yield name.replace("gated_layers", part), rows
+
+
+@pytest.mark.parametrize("change", [to.bert, _gate_apart])
+def test_jina_equals_its_description(change: Any, tmp_path: Path) -> None:
     reference = JinaReference(4)
     (tmp_path / "hub").mkdir()
     save_file(reference.tensors, tmp_path / "hub" / "model.safetensors")
     (tmp_path / "hub" / "config.json").write_text(json.dumps(reference.config))
-    folder = _prepared(tmp_path / "hub", Converted("jina-bert-v2", BERT, to.bert, is_encoder=True))
+    folder = _prepared(tmp_path / "hub", Converted("jina-bert-v2", BERT, change, is_encoder=True))
     _close(_hidden(folder, IDS), reference.hidden(IDS))
 
 

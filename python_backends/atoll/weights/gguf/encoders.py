@@ -88,10 +88,10 @@ def _bert(file: GgufFile, config: dict[str, Any]) -> None:
 def _jina(file: GgufFile, config: dict[str, Any]) -> None:
     _check(file)
     _segments(file, config)
-    if file.has(("attn_q_norm.weight", "ffn_gate.weight")):
+    if file.has("attn_q_norm.weight"):
         raise UnsupportedModel(
-            f"{file.path}: it is of jina-embeddings-v2-base-code or jina-reranker-v1, which are "
-            f"not supported as GGUF files{INSTEAD}"
+            f"{file.path}: it has norms of queries, as jina-embeddings-v2-base-code and "
+            f"jina-reranker-v1, which are not supported as GGUF files{INSTEAD}"
         )
     config["model_max_length"] = config["max_position_embeddings"]
 
@@ -121,6 +121,12 @@ ENCODER_ARCHITECTURES: Mapping[str, Architecture] = {
     "jina-bert-v2": Architecture(
         "bert", "BertModel", has_head_dim=False, has_rope=False, keys={**_KEYS, **_EPSILON},
         constants={"position_embedding_type": "alibi", "feed_forward_type": "geglu"}, finish=_jina,
+        # Older files have the gate apart.
+        places={
+            "encoder.layer.{i}.mlp.gated_layers": (
+                Source(("ffn_gate", "ffn_up")), Source(("ffn_up",)),
+            ),
+        },
     ),
     "nomic-bert": Architecture(
         "nomic_bert", "NomicBertModel", has_head_dim=False, has_rope=False,
