@@ -16,7 +16,7 @@ from gateways import EMBEDDER, GENERATOR, Served
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from schemas import closed
+from schemas import closed, response_of
 
 from atoll_client.gateway.core.web import LINES
 from atoll_client.gateway.kserve.routes import CLOSED
@@ -99,6 +99,8 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
     """No operation had a schema for its answer, and four of them none for what they take."""
     description = http.get("/openapi.json").json()
     assert http.get("/api-doc/openapi.json").json() == description
+    names = [one["operationId"] for path in description["paths"].values() for one in path.values()]
+    assert len({*names}) == len(names) and all(re.fullmatch("[a-z][a-z0-9_]*", n) for n in names)
     for route in [route for route in ROUTES if route.path not in UNDESCRIBED and route.answers]:
         operation = description["paths"][route.path][route.method.lower()]
         assert operation["summary"]
@@ -111,8 +113,14 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
         contents = [*answers.get("content", {}).values()]
         if "requestBody" in operation:
             contents.append(operation["requestBody"]["content"]["application/json"])
-            refusals = operation["responses"].values()
-            contents += [one["content"]["application/json"] for one in list(refusals)[1:]]
+        for status in [status for status in operation["responses"] if status != "200"]:
+            refusal = response_of(description, operation, status)
+            content = refusal["content"]["application/json"]
+            contents.append(content)
+            for example in content["examples"].values():
+                _validator(closed(description["components"]), closed(content)).validate(
+                    example["value"]
+                )
         assert answers["content"]
         assert all(_described(content["schema"]) for content in contents), route.path
     assert not UNDESCRIBED & {*description["paths"]}
@@ -123,9 +131,10 @@ def _validator(components: Any, content: Any) -> Any:
     return Draft202012Validator({**content["schema"], "components": components})
 
 
-def _check_answer(components: Any, operation: Any, answer: httpx.Response) -> None:
+def _check_answer(description: Any, operation: Any, answer: httpx.Response) -> None:
     """That an answer is what the description says, without a field more."""
-    contents = operation["responses"][str(answer.status_code)]["content"]
+    components = description["components"]
+    contents = response_of(description, operation, answer.status_code)["content"]
     kind = answer.headers["content-type"].split(";")[0]
     validator = _validator(closed(components), closed(contents[kind]))
     if kind == "application/json":
@@ -171,11 +180,11 @@ def test_answers_and_examples_are_as_described(http: httpx.Client, scoring: Serv
         answer = http.post(path, json=body)
         if answer.status_code == 424 or "no model here" in answer.text:
             answer = httpx.post(scoring.url + path, json=body, timeout=20)
-        _check_answer(components, operation, answer)
+        _check_answer(description, operation, answer)
     for route in OURS:
         if route.method == "GET" and route.path not in UNDESCRIBED:
             path = route.path.replace("{model}", EMBEDDER)
-            _check_answer(components, paths[route.path]["get"], http.get(path))
+            _check_answer(description, paths[route.path]["get"], http.get(path))
 
 
 # A model of each kind; the rest of what a route takes is its example.
@@ -204,11 +213,11 @@ def test_kserve_answers_as_described(http: httpx.Client, route: Any, path: str) 
     # Generators answer over /generate alone.
     is_refused = GENERATOR in path and path.endswith("/infer")
     assert answer.status_code == (501 if is_refused else 200), answer.text
-    _check_answer(components, operation, answer)
+    _check_answer(description, operation, answer)
     if "{model}" in route.path:
         broken = http.request(route.method, path.replace("/models/", "/models/no-"), json=example)
         assert broken.status_code in (400, 404), broken.text
-        _check_answer(components, operation, broken)
+        _check_answer(description, operation, broken)
     if route.path.endswith("/infer") and EMBEDDER in path:
         binary = {**example, "parameters": {"binary_data_output": True}}
         kind = http.post(path, json=binary).headers["content-type"]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from fake_triton import FakeTriton, Refusal, chunk, response
 from jsonschema import Draft202012Validator
-from schemas import closed
+from schemas import closed, response_of
 from scripted import CODE, gateway
 
 from atoll_client.gateway.core.route import Route
@@ -201,7 +201,7 @@ async def _check(http: httpx.AsyncClient, route: Route, path: str, body: Any) ->
     description = closed((await http.get("/openapi.json")).json())
     operation = description["paths"][route.path][route.method.lower()]
     answer = await http.request(route.method, path, json=body)
-    content = operation["responses"][str(answer.status_code)]["content"]
+    content = response_of(description, operation, answer.status_code)["content"]
     kind = answer.headers["content-type"].split(";")[0]
     schema = {**content[kind]["schema"], "components": description["components"]}
     validator = Draft202012Validator(schema)

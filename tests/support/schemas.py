@@ -25,3 +25,10 @@ def closed(schema: Any) -> Any:
     if isinstance(found.get("properties"), dict) and "type" in found:
         found.setdefault("additionalProperties", False)
     return found
+
+
+def response_of(description: Any, operation: Any, status: int | str) -> Any:
+    """What OpenAPI's description says of an operation's answers with this status."""
+    found = operation["responses"][str(status)]
+    name = found.get("$ref", "").removeprefix("#/components/responses/")
+    return description["components"]["responses"][name] if name else found

@@ -9,43 +9,37 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
-from pydantic.json_schema import JsonSchemaMode
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
+from pydantic_core import core_schema
 from typing_extensions import is_typeddict
 
 import atoll_client
 from atoll_client.gateway.core.context import Context
-from atoll_client.gateway.core.error_formats import (
-    AnthropicError,
-    KServeError,
-    OllamaError,
-    OpenAIError,
-    TeiError,
-)
 from atoll_client.gateway.core.forms import FORM
 from atoll_client.gateway.core.route import DIALECTS, Route
 from atoll_client.gateway.core.schemas import FormBody
 from atoll_client.gateway.core.web import JSON, Reply, Request, dump
+from atoll_client.gateway.described_errors import ERROR_HEADERS, error_schemas, errors_by_status
 from atoll_client.gateway.kserve.json_response import BINARY
 
-_STATUSES = {
-    "400": "Empty input, or a body that is not JSON; on the routes of OpenAI, "
-    "Anthropic and Ollama anything that is wrong",
-    "401": "API key missing or wrong", "404": "No such model",
-    "408": "The body came too slowly", "413": "Body too large",
-    "422": "Validation error", "424": "The model cannot do this, or failed",
-    "429": "Overloaded", "500": "The model's step failed",
-    "501": "The model answers in another way", "503": "Not ready",
-    "504": "No answer in time", "529": "Overloaded",
-}  # fmt: skip
-# Statuses that do not occur in a dialect.
-_LEFT_OUT = {
-    "openai": {"422", "424", "501", "529"}, "anthropic": {"422", "424", "429", "501"},
-    "ollama": {"422", "424", "429", "501", "529"}, "kserve": {"422", "424", "529"},
-}  # fmt: skip
-_ERRORS: dict[str, Any] = {
-    "openai": OpenAIError, "anthropic": AnthropicError, "ollama": OllamaError,
-    "kserve": KServeError,
-}  # fmt: skip
+_HEADERS = {
+    "x-request-id": ("The request's, or one that was made for it", "string"),
+    "x-unknown-fields": ("Fields of the body that were ignored", "string"),
+    **ERROR_HEADERS,
+}
+_ABOUT = """\
+Every path exists below `/{model}` too, for one model: `/all-minilm-l6-v2/embed`. A request's header
+`x-request-id` is returned, and `traceparent` and `tracestate` are passed on to the server."""
+
+
+class _Schemas(GenerateJsonSchema):
+    """Without ``"default": null``: the schemas of most fields have no null, which means absent."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        found = super().default_schema(schema)
+        if found.get("default", 0) is None:
+            del found["default"]
+        return found
 
 
 async def openapi(request: Request, context: Context, body: None) -> Reply[dict[str, Any]]:
@@ -62,19 +56,21 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
     """OpenAPI 3.1 of the routes."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
+    refusals: dict[str, Any] = {}
     for route in routes:
         if not route.answers:  # it refuses all requests
             continue
         operation: dict[str, Any] = {
             "summary": route.summary,
             "tags": [DIALECTS[route.dialect]],
-            "operationId": f"{route.method.lower()}{route.path.replace('/', '_')}",
-            "responses": {"200": _answer(route, schemas)},
+            "operationId": _operation_id(route),
+            "responses": {"200": _answer(route, schemas), **_errors(route, schemas, refusals)},
         }
         if not route.public:
-            operation["security"] = [{"bearer": []}, {}]
-            operation["responses"] |= _errors(route, schemas)
-        parameters = [*_path_parameters(route), *_query_parameters(route)]
+            operation["security"] = [{"bearer": []}, {"key": []}, {}]
+        parameters = [
+            *_path_parameters(route), *_query_parameters(route), *_header_parameters(route),
+        ]  # fmt: skip
         if parameters:
             operation["parameters"] = parameters
         if route.kinds:
@@ -82,13 +78,33 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = operation
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Atoll gateway", "version": atoll_client.__version__},
+        "info": {
+            "title": "Atoll gateway",
+            "version": atoll_client.__version__,
+            "description": _ABOUT,
+        },
+        "tags": [{"name": name} for name in DIALECTS.values()],
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "responses": refusals,
+            "headers": {
+                name: {"description": text, "schema": {"type": kind}}
+                for name, (text, kind) in _HEADERS.items()
+            },
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
     }
+
+
+def _operation_id(route: Route) -> str:
+    """A name for generated clients: GET /v1/models/{model} is ``get_v1_model``."""
+    path = re.sub(r"\w+/{(\w+?)(?:_id)?}", r"\1", route.path)
+    name = re.sub(r"\W+", "_", path).strip("_") or "root"
+    return f"{route.method.lower()}_{name}"
 
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
@@ -97,9 +113,19 @@ def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
 
 
 def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
-    properties = {} if route.query is None else route.query.model_json_schema()["properties"]
-    for name, schema in properties.items():
+    if route.query is None:
+        return
+    found = route.query.model_json_schema(schema_generator=_Schemas)
+    for name, schema in found["properties"].items():
         yield {"name": name, "in": "query", "required": False, "schema": schema}
+
+
+def _header_parameters(route: Route) -> Iterator[dict[str, Any]]:
+    for name, text in route.headers.items():
+        yield {
+            "name": name, "in": "header", "required": False, "description": text,
+            "schema": {"type": "string"},
+        }  # fmt: skip
 
 
 def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -107,23 +133,34 @@ def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         kind: {"schema": _schema(answer, schemas, "serialization")}
         for kind, answer in route.answers.items()
     }
-    return {"description": "OK", "content": content}
+    names = ["x-request-id"] + (["x-unknown-fields"] if route.kinds else [])
+    return {"description": "OK", "headers": _headers(names), "content": content}
 
 
-def _errors(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
-    """Responses by status. Routes of several interfaces have the errors of each."""
-    is_shared = bool(route.handlers)
-    dialects = {route.dialect, *(("openai",) if is_shared else ())}
-    kinds = [_ERRORS.get(dialect, TeiError) for dialect in sorted(dialects)]
-    found = [_schema(kind, schemas, "serialization") for kind in dict.fromkeys(kinds)]
+def _headers(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+
+
+def _errors(
+    route: Route, schemas: dict[str, Any], refusals: dict[str, Any]
+) -> dict[str, dict[str, str]]:
+    """References by status to responses, which ``refusals`` gets.
+
+    Routes of several interfaces have the errors of each.
+    """
+    dialects = sorted({route.dialect, *(("openai",) if route.handlers else ())})
+    kind = "_".join([*dialects, *(["public"] if route.public else [])])
+    found = [_schema(one, schemas, "serialization") for one in error_schemas(dialects)]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
-    content = {JSON: {"schema": schema}}
-    left_out = set.intersection(*(_LEFT_OUT.get(one, {"501", "529"}) for one in dialects))
-    return {
-        status: {"description": text, "content": content}
-        for status, text in _STATUSES.items()
-        if status not in left_out
-    }
+    references = {}
+    for status, one in errors_by_status(dialects, route.public).items():
+        refusals[f"{kind}_{status}"] = {
+            "description": one["description"],
+            "headers": _headers(["x-request-id", *one["headers"]]),
+            "content": {JSON: {"schema": schema, "examples": one["examples"]}},
+        }
+        references[status] = {"$ref": f"#/components/responses/{kind}_{status}"}
+    return references
 
 
 def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +176,9 @@ def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
     """A type's schema; for a named type, a reference to the schema, which ``schemas`` gets."""
-    found = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    found = TypeAdapter(kind).json_schema(
+        ref_template="#/components/schemas/{model}", mode=mode, schema_generator=_Schemas
+    )
     for name, inner in found.pop("$defs", {}).items():
         _add(schemas, name, inner)
     if not (is_typeddict(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))):

@@ -33,6 +33,7 @@ _BY_SHAPE: tuple[Handler, ...] = (
     openai_completions.completions,
 )  # fmt: skip
 
+_ANTHROPIC_VERSION = {"anthropic-version": "If it is set, the answer has Anthropic's shape"}
 # A WAV file of a millisecond.
 _SOUND = {
     "file": "data:audio/wav;base64,UklGRjQAAABXQVZFZm10IBAAAAABAAEAgD4AAIA+AAABAAgAZGF0YR"
@@ -42,10 +43,12 @@ _SOUND = {
 ROUTES: tuple[Route, ...] = (
     # OpenAI
     Route("GET", "/v1/models", anthropic_models.models, "openai", "Models and adapters",
-          handlers=(openai_embeddings.models, anthropic_models.generators)),
+          handlers=(openai_embeddings.models, anthropic_models.generators),
+          headers=_ANTHROPIC_VERSION),
     Route("GET", "/v1/models/{model}", anthropic_models.model, "openai", "One model",
           pattern="/v1/models/{model:path}",
-          handlers=(openai_embeddings.model, anthropic_models.generator)),
+          handlers=(openai_embeddings.model, anthropic_models.generator),
+          headers=_ANTHROPIC_VERSION),
     Route("POST", "/v1/chat/completions", openai_chat.chat, "openai", "Chat",
           example={**_CHAT, "max_tokens": 20}),
     Route("POST", "/v1/responses", responses.create, "openai", "A response (Responses API)",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -63,14 +63,42 @@ class _Refused:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        allowed: dict[str, Any] = {"enum": list(self.unless)} if self.unless else {"not": {}}
-        return {**allowed, "description": f"Not supported: {self.why}."}
+        return {**_only(self.unless), "description": f"Not supported: {self.why}."}
 
     def _check(self, value: Any) -> Any:
         # True equals 1, but is not accepted in its place.
         if any(value == one and type(value) is type(one) for one in self.unless):
             return value
         raise PydanticCustomError(REFUSED, "{why}", {"why": self.why})
+
+
+def _only(values: Sequence[Any]) -> dict[str, Any]:
+    """The JSON schema of these values alone, without what few generators of clients read.
+
+    That is an enum of anything but texts and integers.
+    """
+    if not values:
+        return {"not": {}}
+    kinds = {type(value) for value in values}
+    if kinds in ({str}, {int}):
+        return {"enum": list(values)}
+    found = [_same(value) for value in values]
+    distinct = [one for at, one in enumerate(found) if one not in found[:at]]
+    return distinct[0] if len(distinct) == 1 else {"anyOf": distinct}
+
+
+def _same(value: Any) -> dict[str, Any]:
+    """The JSON schema of one value."""
+    if isinstance(value, list):
+        size = len(value)
+        items = _only(value) if value else {}
+        return {"type": "array", "items": items, "minItems": size, "maxItems": size}
+    if isinstance(value, dict):
+        return {
+            "type": "object", "properties": {name: _same(one) for name, one in value.items()},
+            "required": list(value), "additionalProperties": False,
+        }  # fmt: skip
+    return {"type": "boolean", "const": value} if isinstance(value, bool) else {"const": value}
 
 
 @dataclass(frozen=True)
@@ -106,7 +134,8 @@ def _row(name: str, field: FieldInfo, schema: Mapping[str, Any]) -> Row:
         if isinstance(mark, _NoEffect):
             return Row(name, "none", described(schema), mark.why)
         if isinstance(mark, _Refused):
-            return Row(name, "refused", described(schema) if mark.unless else "", mark.why)
+            values = described({"enum": mark.unless}) if mark.unless else ""
+            return Row(name, "refused", values, mark.why)
     return Row(name, "honoured", described(schema), field.description or "")
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import operator
 import types
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
@@ -63,6 +63,7 @@ class Route:
         bodies: models that describe a body which the handler reads by itself.
         handlers: those that ``handler`` passes requests on to; they declare body and responses.
         query: model of the parameters behind the path.
+        headers: what headers of requests mean for this route alone, by name.
         pattern: ``path`` in Starlette's syntax, if its parameters need convertors.
     """
 
@@ -78,6 +79,7 @@ class Route:
     bodies: tuple[type[BaseModel], ...] = ()
     handlers: tuple[Handler, ...] = ()
     query: type[BaseModel] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     pattern: str = ""
 
     @property

@@ -209,7 +209,11 @@ def _of_model(
 
 
 _INPUT = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["A coral reef"]}
-_INFER: dict[str, Any] = {"bodies": (InferRequest,), "example": {"inputs": [_INPUT]}}
+_INFER: dict[str, Any] = {
+    "bodies": (InferRequest,),
+    "example": {"inputs": [_INPUT]},
+    "headers": {HEADER_LENGTH: "Bytes of JSON at the start of a body with binary tensors"},
+}
 _GENERATE: dict[str, Any] = {
     "bodies": (GenerateRequest,),
     "example": {"text_input": "A coral reef is", "parameters": {"max_tokens": 8}},
