@@ -28,8 +28,8 @@ _HEADERS = {
     **ERROR_HEADERS,
 }
 _ABOUT = """\
-Every path exists below `/{model}` too, for one model: `/all-minilm-l6-v2/embed`. A request's header
-`x-request-id` is returned, and `traceparent` and `tracestate` are passed on to the server."""
+Every path exists below `/{model}` too, for one model: `/all-minilm-l6-v2/embed`. The headers
+`traceparent` and `tracestate` of a request are passed on to the server."""
 
 
 class _Schemas(GenerateJsonSchema):
@@ -121,7 +121,8 @@ def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
 
 
 def _header_parameters(route: Route) -> Iterator[dict[str, Any]]:
-    for name, text in route.headers.items():
+    own = {} if route.public else {"x-request-id": "Is returned, and in logs and traces"}
+    for name, text in {**route.headers, **own}.items():
         yield {
             "name": name, "in": "header", "required": False, "description": text,
             "schema": {"type": "string"},

@@ -79,12 +79,12 @@ def _only(values: Sequence[Any]) -> dict[str, Any]:
     """
     if not values:
         return {"not": {}}
-    kinds = {type(value) for value in values}
-    if kinds in ({str}, {int}):
-        return {"enum": list(values)}
-    found = [_same(value) for value in values]
-    distinct = [one for at, one in enumerate(found) if one not in found[:at]]
-    return distinct[0] if len(distinct) == 1 else {"anyOf": distinct}
+    # JSON Schema's 1 is also 1.0.
+    plain = [int(one) if type(one) is float and one.is_integer() else one for one in values]
+    if {type(value) for value in plain} in ({str}, {int}):
+        return {"enum": list(dict.fromkeys(plain))}
+    found = [_same(value) for value in plain]
+    return found[0] if len(found) == 1 else {"anyOf": found}
 
 
 def _same(value: Any) -> dict[str, Any]:

@@ -133,7 +133,7 @@ class ReasoningConfig(TypedDict):
     summary: str | None
 
 
-class Response(TypedDict):
+class ModelResponse(TypedDict):
     """A response, with the options of its request."""
 
     id: str

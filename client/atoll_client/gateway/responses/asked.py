@@ -14,7 +14,7 @@ from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.generation import given
 from atoll_client.gateway.core.web import Request
-from atoll_client.gateway.responses.answers import ReasoningConfig, Response
+from atoll_client.gateway.responses.answers import ModelResponse, ReasoningConfig
 from atoll_client.gateway.responses.items import Item, check_items
 from atoll_client.gateway.responses.messages import messages_of
 from atoll_client.gateway.responses.parts import new_id
@@ -193,7 +193,7 @@ def _constraint(body: ResponseBody) -> Constraint | None:
     return None if form.type == "text" else ("response_format", {"type": "json_object"})
 
 
-def new_response(asked: Asked) -> Response:
+def new_response(asked: Asked) -> ModelResponse:
     """The response before anything was generated."""
     body = asked.body
     choice, text = body.tool_choice, body.text

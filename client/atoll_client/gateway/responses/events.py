@@ -8,10 +8,10 @@ from typing_extensions import TypedDict
 
 from atoll_client.gateway.openai.answers import TokenLogprob
 from atoll_client.gateway.responses.answers import (
+    ModelResponse,
     OutputItem,
     OutputText,
     ReasoningText,
-    Response,
     SummaryText,
 )
 
@@ -40,7 +40,7 @@ class ResponseEvent(_Numbered):
         "response.created", "response.in_progress", "response.completed", "response.incomplete",
         "response.failed",
     ]  # fmt: skip
-    response: Response
+    response: ModelResponse
 
 
 class OutputItemEvent(_Numbered):

@@ -17,7 +17,7 @@ from atoll_client.gateway.responses.answers import (
     DeletedResponse,
     InputTokens,
     ItemList,
-    Response,
+    ModelResponse,
 )
 from atoll_client.gateway.responses.asked import (
     Asked,
@@ -44,7 +44,7 @@ from atoll_client.types import Chunk
 
 async def create(
     request: Request, context: Context, body: ResponseBody
-) -> Reply[Response] | Events[StreamEvent]:
+) -> Reply[ModelResponse] | Events[StreamEvent]:
     """A response to an input, and to the conversation that it goes on with."""
     request.labels["kind"] = "tgi"
     model = context.find(request, body.model, ("generate",))
@@ -113,7 +113,7 @@ async def _chunks(
             chat = shorter
 
 
-def _store(context: Context, asked: Asked, response: Response) -> None:
+def _store(context: Context, asked: Asked, response: ModelResponse) -> None:
     if asked.is_stored:
         told = asked.conversation
         context.stored.add(told.owner, response, told.items, told.previous)
@@ -144,7 +144,7 @@ async def input_tokens(
     return reply({"object": "response.input_tokens", "input_tokens": len(prompt["tokens"])})
 
 
-async def retrieve(request: Request, context: Context, body: None) -> Reply[Response]:
+async def retrieve(request: Request, context: Context, body: None) -> Reply[ModelResponse]:
     """A stored response."""
     read_query(request, StoredQuery)
     return reply(_found(request, context).response)

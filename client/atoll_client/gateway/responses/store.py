@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from atoll_client.gateway.core.web import dump
-from atoll_client.gateway.responses.answers import Response
+from atoll_client.gateway.responses.answers import ModelResponse
 
 Item = dict[str, Any]
 
@@ -23,7 +23,7 @@ class Stored:
     that follow it."""
 
     owner: str
-    response: Response
+    response: ModelResponse
     input: Sequence[Item]
     previous: Stored | None
     expires: float
@@ -77,7 +77,7 @@ class Store:
         return len(self._table)
 
     def add(
-        self, owner: str, response: Response, items: Sequence[Item], previous: Stored | None
+        self, owner: str, response: ModelResponse, items: Sequence[Item], previous: Stored | None
     ) -> None:
         """Stores a response. items: its own input, each with an id."""
         expires = self._clock() + self._lifetime_s

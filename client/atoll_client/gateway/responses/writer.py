@@ -17,7 +17,7 @@ from atoll_client.gateway.openai.deltas import logprobs_of
 from atoll_client.gateway.responses.answers import (
     Code,
     ItemStatus,
-    Response,
+    ModelResponse,
     ResponseUsage,
 )
 from atoll_client.gateway.responses.events import StreamEvent
@@ -46,7 +46,7 @@ class Writer:
 
     def __init__(
         self,
-        response: Response,
+        response: ModelResponse,
         answer: Answer,
         *,
         custom_tools: Container[str],
@@ -178,9 +178,9 @@ class Writer:
             "total_tokens": chunk.num_input_tokens + chunk.num_output_tokens,
         }  # fmt: skip
 
-    def _copy(self) -> Response:
+    def _copy(self) -> ModelResponse:
         """The response as it is now: later events change it."""
-        found: Response = {**self.response, "output": list(self.response["output"])}
+        found: ModelResponse = {**self.response, "output": list(self.response["output"])}
         return found
 
     def _numbered(self, event: StreamEvent) -> StreamEvent:
