@@ -20,6 +20,8 @@ from atoll.models.registry import Checkpoint, load_decoder
 from atoll.weights.load import LoadOptions
 
 NUM_NEW = 32
+# Each kind of state that is a matrix.
+RECURRENT = [v for v in DECODERS if v.name in ("qwen3-next", "granite-4-h", "mamba")]
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,20 @@ def test_without_a_cache(case: Case) -> None:
     for found, name in zip(logits, case.prompts, strict=True):
         _assert_close(found, case.reference.logits(case.prompts[name]))
         _assert_close(found, cached[name])
+
+
+@pytest.mark.parametrize("variant", RECURRENT, ids=lambda v: v.name)
+def test_states_of_16_bits(variant: Variant, tmp_path: Path) -> None:
+    """Rounded after each of a dozen steps: the logits are as exact as the states."""
+    case = _case(variant, tmp_path)
+    ids = case.prompts["b"]
+    expected = case.reference.logits(ids)[5:]
+    for stored, limit in ((torch.bfloat16, 3e-2), (torch.float16, 5e-3)):
+        runner = PagedRunner(case.model, state_dtype=stored)
+        assert any(tensor.dtype == stored for layer in runner.states for tensor in layer)
+        runner.step({"b": ids[:5]})
+        found = torch.cat([runner.step({"b": [token]})["b"] for token in ids[5:]])
+        assert float((found - expected).abs().max()) <= limit * float(expected.std())
 
 
 def test_decode_one_by_one(case: Case) -> None:

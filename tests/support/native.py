@@ -15,7 +15,7 @@ BEST = usable_levels()[0]
 # What every machine runs, the best of this one, and what that leaves to few rows.
 LEVELS = tuple(dict.fromkeys((ALL[-1], BEST, *(ALL[1:2] if BEST is ALL[0] else ()))))
 MODULES = (
-    "attention", "norm", "activation", "rope", "recurrent", "scan", "linear_native_dense",
+    "attention", "norm", "activation", "rope", "recurrent", "scan", "gates", "linear_native_dense",
 )  # fmt: skip
 
 

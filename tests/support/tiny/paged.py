@@ -27,6 +27,7 @@ class PagedRunner:
         block_size: int = 4,
         num_blocks: int = 128,
         dtype: torch.dtype = torch.float32,
+        state_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model, self.block_size = model, block_size
         self.tables: dict[str, list[int]] = {}
@@ -37,7 +38,8 @@ class PagedRunner:
         for layer in self.kv_cache:
             layer.keys.fill_(7.0)
             layer.values.fill_(-9.0)
-        self.states = allocate_states(model.state_specs(), StateSize(_NUM_STATES), dtype, DEVICE)
+        size = StateSize(_NUM_STATES, dtype=state_dtype)
+        self.states = allocate_states(model.state_specs(), size, dtype, DEVICE)
         for tensor in (tensor for layer in self.states for tensor in layer):
             tensor.fill_(float("nan"))
         self._free_states = list(range(_NUM_STATES))

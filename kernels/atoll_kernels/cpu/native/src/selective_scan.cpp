@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kSmall = 1 << 16;  // multiply-adds below which threads cost more than they save
 constexpr int64_t kTokens = 32;      // of a chunk: their B and C stay in L1, or nearly
 constexpr int kVectors = 8;          // of a row that are in registers at once
+constexpr int kRows = 4;             // of a step that are taken up at once
 
 // Filled by atoll_kernels/cpu/scan.py: the same fields in the same order. Strides in
 // elements; dt is (tokens, heads) floats, A and D are (heads,) floats, D may be 0. state: (slots,
@@ -118,14 +119,14 @@ class Head {
     }
 
     // V vectors of a row from `at` on, the last of which has `last` elements; 0 if it is new.
-    template <int V, class State>
-    INLINE void load_row(const State* at, int64_t last, bool is_new, Floats (&s)[V]) const {
+    template <int V>
+    INLINE void load_row(const float* at, int64_t last, bool is_new, Floats (&s)[V]) const {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v)
             s[v] = is_new ? Floats{} : v < V - 1 ? load(at + v * W) : read(at + v * W, last);
     }
-    template <int V, class State>
-    INLINE void store_row(State* at, int64_t last, const Floats (&s)[V]) const {
+    template <int V>
+    INLINE void store_row(float* at, int64_t last, const Floats (&s)[V]) const {
 #pragma GCC unroll 8
         for (int v = 0; v < V; ++v) v < V - 1 ? store(at + v * W, s[v]) : write(at + v * W, s[v], last);
     }
@@ -144,20 +145,46 @@ class Head {
         return found;
     }
 
-    // One token, W rows of S after each other.
+    // One token, W rows of S: some at once, whose sums do not wait for each other.
     template <int V, class State>
     void step(State* state, int64_t first, int64_t last, int64_t p, int64_t num_rows, bool is_new) {
         Floats found[W] = {};
-        for (int64_t r = 0; r < num_rows; ++r) {
-            State* const at = state + (p + r) * width_ + first;
-            Floats s[V];
-            load_row<V>(at, last, is_new, s);
-            found[r] = pass<V>(s, 0, p + r, first);
-            store_row<V>(at, last, s);
-        }
+        State* const at = state + p * width_ + first;
+        const auto all = [&](auto n) INLINED {
+            int64_t r = 0;
+            for (; r + kRows <= num_rows; r += kRows)
+                take_up<V, kRows>(at + r * width_, n, is_new, p + r, first, found + r);
+            for (; r < num_rows; ++r)
+                take_up<V, 1>(at + r * width_, n, is_new, p + r, first, found + r);
+        };
+        last == W ? all(std::integral_constant<int64_t, W>{}) : all(last);
         const Floats sums = sums_of(found);
         float* const to = sums_ + p;
         write(to, read(to, num_rows) + sums, num_rows);
+    }
+
+    // Takes up the token in R rows from `row` on; n: elements of the last of V vectors.
+    template <int V, int R, class State, class N>
+    INLINE void take_up(State* at, N n, bool is_new, int64_t row, int64_t first,
+                        Floats* found) const {
+        const Floats decay = splat(decays_[0]);
+        const float *const b = b_ + first, *const c = c_ + first;
+        const int64_t width = width_;
+        Floats x[R], sums[R] = {};
+        for (int r = 0; r < R; ++r) x[r] = splat(inputs_[row + r]);
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+            const Floats taken = load(b + v * W), shown = load(c + v * W);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; ++r) {
+                State* const p = at + r * width + v * W;
+                Floats s = x[r] * taken;
+                if (!is_new) s += decay * (v < V - 1 ? load(p) : read(p, n));
+                sums[r] += s * shown;
+                v < V - 1 ? store(p, s) : write(p, s, n);
+            }
+        }
+        for (int r = 0; r < R; ++r) found[r] = sums[r];
     }
 
     // Several tokens: each row stays in registers, and its outputs are added up for W tokens at once.

@@ -73,18 +73,21 @@ INLINE V load_some(const void* p, int64_t n) {
     return r;
 }
 
-INLINE Floats widen(Halves h) { return (Floats)(__builtin_convertvector(h, Words) << 16); }
-
-// GCC would convert bytes one by one; hence the intrinsics.
+// GCC would convert bytes one by one, and halves in two parts; hence the intrinsics.
 #if defined(__AVX512F__)
+INLINE Words to_words(Halves h) { return (Words)_mm512_cvtepu16_epi32((__m256i)h); }
+INLINE Halves to_halves(Words x) { return (Halves)_mm512_cvtepi32_epi16((__m512i)x); }
 INLINE Ints widen(Bytes b) { return (Ints)_mm512_cvtepu8_epi32((__m128i)b); }
 INLINE Ints widen(SignedBytes b) { return (Ints)_mm512_cvtepi8_epi32((__m128i)b); }
 INLINE SignedBytes to_bytes(Ints x) { return (SignedBytes)_mm512_cvtepi32_epi8((__m512i)x); }
 #else
+INLINE Words to_words(Halves h) { return __builtin_convertvector(h, Words); }
+INLINE Halves to_halves(Words x) { return __builtin_convertvector(x, Halves); }
 INLINE Ints widen(Bytes b) { return __builtin_convertvector(b, Ints); }
 INLINE Ints widen(SignedBytes b) { return __builtin_convertvector(b, Ints); }
 INLINE SignedBytes to_bytes(Ints x) { return __builtin_convertvector(x, SignedBytes); }
 #endif
+INLINE Floats widen(Halves h) { return (Floats)(to_words(h) << 16); }
 INLINE Floats to_floats(Ints x) { return __builtin_convertvector(x, Floats); }
 
 // Round to nearest, ties to even, as the hardware's conversion does.
@@ -94,7 +97,7 @@ INLINE Halves narrow(Floats x) {
 #else
     Words u = (Words)x;
     u += 0x7fff + ((u >> 16) & 1);
-    return __builtin_convertvector(u >> 16, Halves);
+    return to_halves(u >> 16);
 #endif
 }
 

@@ -27,7 +27,7 @@ INLINE Halves to_f16(Floats x) { return (Halves)_mm256_cvtps_ph((__m256)x, 0); }
 #else
 // Of the 5 bits of the exponent, all set mean inf or NaN.
 INLINE Floats from_f16(Halves h) {
-    const Words wide = __builtin_convertvector(h, Words), bits = (wide & 0x7fff) << 13;
+    const Words wide = to_words(h), bits = (wide & 0x7fff) << 13;
     const Words finite = (Words)((Floats)bits * splat(0x1p112f));
     const Words found = (wide & 0x7c00) == 0x7c00 ? bits | 0x7f800000 : finite;
     return (Floats)(found | (wide & 0x8000) << 16);
@@ -39,7 +39,7 @@ INLINE Halves to_f16(Floats x) {
     const Words normal = (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13;
     const Words small = bits < 0x38800000 ? tiny : normal;
     const Words large = bits > 0x7f800000 ? bits >> 13 & 0x3ff | 0x7e00 : bits * 0 + 0x7c00;
-    return __builtin_convertvector((bits < 0x47800000 ? small : large) | sign, Halves);
+    return to_halves((bits < 0x47800000 ? small : large) | sign);
 }
 #endif
 
