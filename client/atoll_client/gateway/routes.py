@@ -15,6 +15,7 @@ from atoll_client.gateway.ollama import routes as ollama
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
 from atoll_client.gateway.openai import embeddings as openai_embeddings
+from atoll_client.gateway.openai import moderations, tokenization
 from atoll_client.gateway.openai import transcriptions as openai_transcriptions
 from atoll_client.gateway.responses import queries
 from atoll_client.gateway.responses import routes as responses
@@ -85,6 +86,8 @@ ROUTES: tuple[Route, ...] = (
           example={"query": {"text": _TEXT}, "passages": [{"text": "Deep learning is..."}]}),
     Route("POST", "/v1/score", rerankers.score, "openai", "Score pairs of texts",
           example={"text_1": _TEXT, "text_2": ["Deep learning is..."]}),
+    Route("POST", "/v1/moderations", moderations.moderations, "openai", "Labels that flag texts",
+          example={"input": "I like you."}),
     # Anthropic
     Route("POST", "/v1/messages", anthropic.messages, "anthropic", "Chat",
           example={**_CHAT, "max_tokens": 20}),
@@ -130,7 +133,11 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/decode", tei.decode, "tei", "Texts of token ids",
           example={"ids": [101, 2054, 102]}),
     Route("POST", "/tokenize", shapes.tokenize, "tei", "Tokens of texts",
-          example={"inputs": _TEXT}, handlers=(tei.tokenize, tgi.tokenize)),
+          example={"inputs": _TEXT},
+          handlers=(tei.tokenize, tgi.tokenize, tokenization.tokenize_prompt,
+                    tokenization.tokenize_chat)),
+    Route("POST", "/detokenize", tokenization.detokenize, "openai", "The text of token ids (vLLM)",
+          example={"tokens": [101, 2054, 102]}),
     # Text Generation Inference
     Route("POST", "/generate", tgi.generate, "tgi", "Generate text", example=_GENERATE),
     Route("POST", "/generate_stream", tgi.generate_stream, "tgi", "Generate text, streamed",
@@ -147,6 +154,7 @@ ROUTES: tuple[Route, ...] = (
     # KServe
     *kserve.ROUTES,
     # The gateway's own
+    Route("GET", "/version", tokenization.version, "openai", "The version (vLLM)", public=True),
     Route("GET", "/info", shapes.info, "tei", "What is served", uncounted=True),
     *(
         Route("GET", path, shapes.health, "tei", "Whether a server is ready", public=True)

@@ -20,6 +20,7 @@ from atoll_client.gateway.core.web import Reply, Request, Text, nothing, reply
 from atoll_client.gateway.json_text import parse
 from atoll_client.gateway.openai import chat as openai_chat
 from atoll_client.gateway.openai import completions as openai_completions
+from atoll_client.gateway.openai import tokenization
 from atoll_client.gateway.tei import inference, rerankers, token_classifiers
 from atoll_client.gateway.tei import routes as tei
 from atoll_client.gateway.tei.answers import Info, Prediction
@@ -174,12 +175,16 @@ async def rerank(request: Request, context: Context, body: AnyBody) -> Response:
 
 
 async def tokenize(request: Request, context: Context, body: AnyBody) -> Response:
-    """POST /tokenize of TEI or TGI.
+    """POST /tokenize of TEI, TGI or vLLM.
 
-    TGI's if the named model generates, if the body has ``parameters``, or if only generators are
-    served.
+    vLLM's if the body has ``prompt`` or ``messages``. TGI's if the named model generates, if the
+    body has ``parameters``, or if only generators are served.
     """
     fields = _fields(request)
+    if "inputs" not in fields and "messages" in fields:
+        return await _answer(request, context, Kind(tokenization.tokenize_chat, "openai"))
+    if "inputs" not in fields and "prompt" in fields:
+        return await _answer(request, context, Kind(tokenization.tokenize_prompt, "openai"))
     model = _named(request, context, fields)
     if model is None and "parameters" not in fields:
         model = context.models.default(tasks.ANY_TASK)

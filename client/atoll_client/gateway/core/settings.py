@@ -59,6 +59,10 @@ class GatewaySettings:
     request_timeout_s: float = _setting(
         600.0, "seconds after which an answer is given up", _SHORTEST_S
     )
+    moderation_safe_labels: str = _setting(
+        "safe,ok,neutral,benign,legit,non-toxic,not toxic,nontoxic",
+        "labels of classifiers, by commas, that do not flag a text on /v1/moderations",
+    )
     max_stored_responses: int = _setting(
         4096, "responses of /v1/responses that are stored in memory; 0: none"
     )

@@ -71,12 +71,12 @@ def _parts(texts: Sequence[str]) -> Iterator[list[str]]:
     yield part
 
 
-def check_length(model: ModelInfo, texts: Sequence[str]) -> None:
+def check_length(model: ModelInfo, texts: Sequence[str], field: str = "inputs") -> None:
     """Raises TooMuch: a text exceeds TEI's limit for tokenization."""
     limit = CHARACTERS_PER_TOKEN * model.max_input_tokens
     for text in texts:
         if len(text) > limit:
-            raise TooMuch(f"`inputs` must have less than {limit} characters. Given: {len(text)}")
+            raise TooMuch(f"`{field}` must have less than {limit} characters. Given: {len(text)}")
 
 
 async def run_in_thread(
