@@ -38,7 +38,7 @@ INLINE Halves to_f16(Floats x) {
     const Words tiny = (Words)((Floats)bits + splat(0.5f)) - 0x3f000000;
     const Words normal = (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13;
     const Words small = bits < 0x38800000 ? tiny : normal;
-    const Words large = bits > 0x7f800000 ? bits >> 13 & 0x3ff | 0x7e00 : bits * 0 + 0x7c00;
+    const Words large = bits > 0x7f800000 ? (bits >> 13 & 0x3ff) | 0x7e00 : bits * 0 + 0x7c00;
     return to_halves((bits < 0x47800000 ? small : large) | sign);
 }
 #endif
