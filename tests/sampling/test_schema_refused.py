@@ -85,10 +85,15 @@ REFUSED |= {
     "multiples far away": ({"type": "integer", "multipleOf": 7, "minimum": 10}, "#/multipleOf"),
     "large divisor": ({"type": "integer", "multipleOf": 1001}, "#/multipleOf"),
     "pattern and length": (
-        {"type": "string", "pattern": "^(ab)*$", "maxLength": 9}, "maxLength beside it",
+        {"type": "string", "pattern": "\\S", "maxLength": 255},
+        "#/pattern: pattern '\\\\S' needs an automaton of more than 128 states with maxLength 255",
     ),
     "pattern and format": (
-        {"type": "string", "pattern": "^2", "format": "date"}, "at once are not supported",
+        {"type": "string", "pattern": "/a{150}$", "format": "uri"},
+        "pattern '/a{150}$' and format 'uri' needs an automaton",
+    ),
+    "two lengths": (
+        {"type": "string", "pattern": "a.*b", "minLength": 999}, "states with minLength 999",
     ),
     "nothing fits": ({"type": "integer", "enum": ["a"]}, "no finite value fits"),
     "schema false": (False, "no finite value fits"),

@@ -90,7 +90,7 @@ class _Builder:
         made: dict[str, Callable[[Branch], Expression]] = {
             "null": lambda _: Text("null"),
             "boolean": lambda _: choice([Text("true"), Text("false")]),
-            "string": lambda found: json_string(string_within(found)),
+            "string": lambda found: json_string(string_within(found, self.rules)),
             "array": self._array,
             "object": self._objects.expression,
         }

@@ -59,6 +59,7 @@ class Rule:
 
 
 Expression: TypeAlias = "Text | Characters | Concatenation | Choice | Repeated | Rule"
+_LAST = 0x10FFFF
 # Longer than any answer; xgrammar's own limit.
 _LONGEST = 2**31 - 2
 EMPTY, NOTHING = Text(""), Choice(())
@@ -101,8 +102,13 @@ def repeated(part: Expression, least: int = 0, most: int | None = None) -> Expre
 def without_dead_ends(rules: Mapping[str, Expression]) -> dict[str, Expression]:
     """The rules that a finite text can match, without their parts that none can match."""
     alive: set[str] = set()
-    while found := {name for name in rules.keys() - alive if _ends(rules[name], alive)}:
-        alive |= found
+    num_before = -1
+    while len(alive) > num_before:
+        num_before = len(alive)
+        # From the last to the first, since most rules lead to later ones.
+        for name, rule in reversed(list(rules.items())):
+            if name not in alive and _ends(rule, alive):
+                alive.add(name)
     return {name: _pruned(rules[name], alive) for name in rules if name in alive}
 
 
@@ -147,7 +153,7 @@ def _shown(expression: Expression) -> str:
         case Text():
             return f'"{"".join(map(_escaped, expression.text))}"'
         case Characters():
-            return f"[{''.join(map(_range, expression.ranges))}]"
+            return _shown_class(expression.ranges)
         case Concatenation():
             return " ".join(_grouped(part) for part in expression.parts)
         case Choice():
@@ -158,11 +164,21 @@ def _shown(expression: Expression) -> str:
             short = {"{0,}": "*", "{1,}": "+", "{0,1}": "?"}.get(bounds, bounds)
             if short == bounds and isinstance(expression.part, Characters):
                 # xgrammar needs seconds to repeat a class 100 times, but no time for a complement.
-                others = _outside(expression.part.ranges)
-                return f"[^{''.join(map(_range, others))}]{bounds}"
+                return _shown_complement(expression.part.ranges) + bounds
             return _grouped(expression.part) + short
         case Rule():
             return expression.name
+
+
+def _shown_class(ranges: Ranges) -> str:
+    # A class of most characters as a complement: xgrammar takes ten times as long otherwise.
+    if ranges and ranges[-1][1] == _LAST:
+        return _shown_complement(ranges)
+    return f"[{''.join(map(_range, ranges))}]"
+
+
+def _shown_complement(ranges: Ranges) -> str:
+    return f"[^{''.join(map(_range, _outside(ranges)))}]"
 
 
 def _grouped(expression: Expression) -> str:

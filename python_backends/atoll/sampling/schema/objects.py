@@ -130,7 +130,7 @@ class Objects:
             raise refusal(limits[0], "propertyNames", "that lists names beside others")
         if any(self._document.holds(name, limit) for limit in limits for name in names):
             raise refusal(limits[0], "propertyNames", "that fits declared names is not supported")
-        key = choice(json_string(string_within(option)) for option in options)
+        key = choice(json_string(string_within(option, self._rules)) for option in options)
         return concatenation(key, _COLON, value)
 
     def _by_pattern(
