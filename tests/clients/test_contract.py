@@ -19,6 +19,7 @@ from jsonschema import Draft202012Validator
 from schemas import closed, response_of
 
 from atoll_client.gateway.core.web import LINES
+from atoll_client.gateway.documentation import describe
 from atoll_client.gateway.kserve.routes import CLOSED
 from atoll_client.gateway.routes import ROUTES
 
@@ -124,6 +125,14 @@ def test_the_description_is_complete(http: httpx.Client) -> None:
         assert answers["content"]
         assert all(_described(content["schema"]) for content in contents), route.path
     assert not UNDESCRIBED & {*description["paths"]}
+
+
+def test_the_description_is_valid() -> None:
+    package = pytest.importorskip(
+        "openapi_spec_validator",
+        reason="openapi-spec-validator is not installed: see requirements/clients.txt",
+    )
+    package.OpenAPIV31SpecValidator(describe(ROUTES)).validate()
 
 
 def _validator(components: Any, content: Any) -> Any:
