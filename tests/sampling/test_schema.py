@@ -95,6 +95,7 @@ KEPT: dict[str, Any] = {
     },
     "one free property": {"type": "object", "minProperties": 1, "maxProperties": 2},
     "propertyNames": {"type": "object", "propertyNames": {"pattern": "^x+$"}, "minProperties": 1},
+    "names that are no arrays": {"type": "object", "propertyNames": {"uniqueItems": True}},
     "listed names": {
         "type": "object", "propertyNames": {"enum": ["x", "y"]}, "minProperties": 2,
         "additionalProperties": NULL,

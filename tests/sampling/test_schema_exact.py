@@ -61,3 +61,19 @@ def test_lengths_of_a_pattern_take_no_states(walker: Walker) -> None:
     schema = {"type": "string", "pattern": "^[a-z][a-z0-9-]*$", "minLength": 3, "maxLength": 1000}
     words = ["ab", "abc", "a" * 1000, "a" * 1001, "-bc"]
     assert accepted(walker, schema, words) == [words[1], words[2]]
+
+
+LISTED: list[dict[str, Any]] = [
+    {"items": {"enum": ["a", 1, 1.0]}}, {"items": {"type": ["boolean", "null"]}, "minItems": 2},
+    {"items": {"anyOf": [{"const": "a"}, {"type": "boolean"}]}, "maxItems": 2},
+    {"prefixItems": [{"const": 1}, {"enum": ["a", 1]}], "items": False},
+    {"prefixItems": [{"enum": ["a", 1]}], "items": {"enum": [1, "a", None]}, "minItems": 1},
+    {"allOf": [{"items": {"enum": [1, "a", None]}}, {"items": {"enum": [None, 1]}}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", LISTED, ids=str)
+def test_items_that_differ(schema: dict[str, Any], walker: Walker) -> None:
+    values = ["a", 1, None, True]
+    arrays = [list(items) for n in range(4) for items in itertools.product(values, repeat=n)]
+    assert accepted(walker, {"type": "array", "uniqueItems": True, **schema}, arrays)

@@ -93,6 +93,20 @@ class Branches:
             self._found[paths] = [branch for branch in made if branch is not None]
         return self._found[paths]
 
+    def listed(self, paths: Paths) -> tuple[Any, ...] | None:
+        """The only values that fit a set, if ``enum``, ``const`` and types list them."""
+        branches = self.of(paths) if paths else [ANYTHING]
+        found: list[Any] = []
+        for branch in branches:
+            if branch.literals is not None:
+                found += [value for (value,) in branch.literals]
+            elif branch.kinds <= {"null", "boolean"}:
+                found += [None] * ("null" in branch.kinds)
+                found += [True, False] * ("boolean" in branch.kinds)
+            else:
+                return None
+        return tuple(found)
+
     def _combined(self, path: Path, some: list[Paths], others: list[Paths]) -> list[Paths]:
         if len(some) * len(others) > _MAX_BRANCHES:
             raise refusal(path, "the schema", f"has more than {_MAX_BRANCHES} combinations")

@@ -31,6 +31,7 @@ from atoll.sampling.schema.formats import NUMBER_FORMATS
 from atoll.sampling.schema.objects import Objects
 from atoll.sampling.schema.spelling import json_string, plain
 from atoll.sampling.schema.strings import string_within
+from atoll.sampling.schema.unique import MAX_STATES, TooManySets, UniqueItems
 
 _MAX_RULES = 20_000
 SEPARATOR = Text(", ")
@@ -139,6 +140,10 @@ class _Builder:
         num_listed = max((_num_listed(part.keywords) for part in branch.parts), default=0)
         if most is not None:
             num_listed = min(num_listed, most)
+        unique = [path for path, is_unique in branch.values("uniqueItems") if is_unique]
+        if unique and (most is None or most > 1):
+            different = self._unique(branch, unique[0], num_listed, least, most)
+            return concatenation(Text("["), different, Text("]"))
         rest = self.value(self._item(branch, None))
         items = [self.value(self._item(branch, index)) for index in range(num_listed)] or [rest]
         found = repeated(
@@ -150,6 +155,25 @@ class _Builder:
             found = concatenation(SEPARATOR if index else EMPTY, item, found)
             found = repeated(found, int(index < least), 1)
         return concatenation(Text("["), found, Text("]"))
+
+    def _unique(
+        self, branch: Branch, path: Path, num_listed: int, least: int, most: int | None
+    ) -> Expression:
+        """Items that all differ. Raises ValidationError: too many values, or any fit."""
+        values = []
+        for index in range(num_listed + 1):
+            found = self._branches.listed(self._item(branch, index if index < num_listed else None))
+            if found is None:
+                reason = "is not supported for items whose values enum or const do not list"
+                raise refusal(path, "uniqueItems", reason)
+            values.append(found)
+        try:
+            return UniqueItems(
+                lambda index: values[min(index, num_listed)], num_listed, least, most, self.rules
+            ).expression(SEPARATOR)
+        except TooManySets:
+            reason = f"is not supported for so many values: they have over {MAX_STATES} subsets"
+            raise refusal(path, "uniqueItems", reason) from None
 
     def _item(self, branch: Branch, index: int | None) -> Paths:
         """What the item at an index, or any item after those listed, has to fit."""

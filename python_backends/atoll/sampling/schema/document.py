@@ -41,8 +41,8 @@ _KEPT = frozenset(
 # Enforced next to ``enum`` or ``const`` by leaving out those of their values that do not fit.
 _CHECKED = frozenset(
     {
-        "not", "if", "then", "else", "contains", "uniqueItems", "dependentRequired",
-        "dependentSchemas", "dependencies",
+        "not", "if", "then", "else", "contains", "dependentRequired", "dependentSchemas",
+        "dependencies",
     }
 )  # fmt: skip
 _LISTED_ITEMS = (
@@ -153,8 +153,6 @@ class Document:
     def _always_fits(self, path: Path, name: str, value: Any) -> bool:
         """Whether every value that fits the rest of the subschema certainly fits the keyword."""
         found = self.at(path)
-        if name == "uniqueItems":
-            return not value or int(found.get("maxItems", 2)) <= 1
         if name == "not":
             return value is False
         if name in ("dependentRequired", "dependencies"):
