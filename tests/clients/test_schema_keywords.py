@@ -11,10 +11,10 @@ from gateways import GENERATOR
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
 KEYWORDS: dict[str, Any] = {
-    "uniqueItems": {"type": "array", "uniqueItems": True}, "not": {"not": {"type": "null"}},
-    "if": {"if": {"type": "null"}, "then": {"const": None}}, "contains": {"contains": {}},
-    "dependentRequired": {"dependentRequired": {"a": ["b"]}},
-    "dependentSchemas": {"dependentSchemas": {"a": {"required": ["b"]}}},
+    "uniqueItems": {"type": "array", "uniqueItems": True}, "not": {"not": {"items": {}}},
+    "if": {"if": {"items": {"type": "null"}}, "then": {"const": None}},
+    "contains": {"contains": {}}, "maxContains": {"maxContains": 1},
+    "dependencies": {"dependencies": {"a": {"required": ["b"]}}},
 }  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from jsonschema.validators import validator_for
+from schemas import DRAFT7, INT, NULL, obj
 from walks import Walker
 
 
@@ -18,7 +20,8 @@ def walker() -> Walker:
 def accepted(walker: Walker, schema: Any, values: Iterable[Any]) -> list[Any]:
     """The values whose texts the grammar takes: just those that fit the schema."""
     grammar = walker.compiler.compile("json_schema", json.dumps(schema))
-    validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+    kind: Any = validator_for(schema, default=jsonschema.Draft202012Validator)
+    validator = kind(schema, format_checker=kind.FORMAT_CHECKER)
     taken = []
     for value in values:
         matcher = grammar.matcher()._matcher
@@ -77,3 +80,97 @@ def test_items_that_differ(schema: dict[str, Any], walker: Walker) -> None:
     values = ["a", 1, None, True]
     arrays = [list(items) for n in range(4) for items in itertools.product(values, repeat=n)]
     assert accepted(walker, {"type": "array", "uniqueItems": True, **schema}, arrays)
+
+
+SCALARS = [None, True, False, 0, 1, 2, 7, -3, 1.5, "", "a", "ab", "ba", "٣", "1", [], [1], {}]
+NEGATED: list[Any] = [
+    {"const": 7}, {"enum": [1, 7]}, {"enum": ["a", True, None, 1, 2]}, {"enum": ["a", "ab", ""]},
+    {"type": ["string", "array"]}, {"type": "number"}, {"pattern": "^a"},
+    {"pattern": "\\d"}, {"pattern": "^.b?$"}, {"minimum": 2}, {"exclusiveMaximum": 1},
+    {"maxLength": 1}, {"minLength": 0}, {"minItems": 1}, {"maxProperties": 0},
+    {"anyOf": [{"type": "string"}, {"const": 1}]}, {"not": INT}, {"required": ["a"]},
+    {"allOf": [{"type": "string"}, {"minLength": 1}]}, {"type": "string", "pattern": "a$"},
+    {"required": []}, {"properties": {"a": {"const": 1}}}, True, False,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", NEGATED, ids=str)
+def test_not(schema: Any, walker: Walker) -> None:
+    accepted(walker, {"anyOf": [{"const": "never"}, {"not": schema}]}, SCALARS)
+    beside = {"type": ["string", "integer"], "maxLength": 2, "not": schema}
+    accepted(walker, {"anyOf": [{"const": "never"}, beside]}, SCALARS)
+
+
+A_AND_B = obj([], a={"enum": [1, "x"]}, b=INT)
+PAIRS = [
+    {name: value for name, value in (("a", a), ("b", b)) if value is not None}
+    for a in (None, 1, "x")
+    for b in (None, 2, 7)
+]
+IF_ONE = {"properties": {"a": {"const": 1}}, "required": ["a"]}
+CONDITIONS: list[dict[str, Any]] = [
+    {"dependentRequired": {"a": ["b"]}}, {"dependentRequired": {"a": ["b"], "b": ["a"]}},
+    {"dependentSchemas": {"a": {"required": ["b"], "properties": {"b": {"minimum": 3}}}}},
+    {"dependentSchemas": {"a": {"properties": {"a": {"const": 1}}}, "b": True}},
+    {"$schema": DRAFT7, "dependencies": {"a": ["b"], "b": {"properties": {"b": {"minimum": 3}}}}},
+    {"if": IF_ONE, "then": {"required": ["b"]}}, {"if": IF_ONE, "else": {"required": ["b"]}},
+    {"if": IF_ONE, "then": {"required": ["b"]}, "else": {"properties": {"b": {"minimum": 5}}}},
+    {"if": {"required": ["a", "b"]}, "then": IF_ONE}, {"if": True, "then": {"required": ["a"]}},
+    {"not": {"required": ["a", "b"]}}, {"not": {"required": ["a"]}}, {"not": IF_ONE},
+    {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    {"oneOf": [{"required": ["a", "b"]}, {"required": ["b"], "title": "b"}]},
+    {"anyOf": [{"required": ["a"]}, {"required": ["b"]}], "minProperties": 1},
+    {"oneOf": [{"required": [a], "not": {"required": [b]}} for a, b in ("ab", "ba")]},
+    {"allOf": [{"if": IF_ONE, "then": {"required": ["b"]}}, {"not": {"required": ["a", "b"]}}]},
+    {"required": ["a"], "oneOf": [{"properties": {"a": {"const": v}}} for v in (1, "x")]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", CONDITIONS, ids=str)
+def test_conditions(schema: dict[str, Any], walker: Walker) -> None:
+    assert accepted(walker, {**A_AND_B, **schema}, PAIRS)
+
+
+def test_a_condition_leaves_other_types_alone(walker: Walker) -> None:
+    schema = {"dependentRequired": {"a": ["b"]}, "dependentSchemas": {"a": {"required": ["c"]}}}
+    fits = [1, "a", [], {}, {"x": 1}, {"a": 1, "b": 1, "c": 1}]
+    assert accepted(walker, schema, [*fits, {"a": 1}, {"a": 1, "b": 1}]) == fits
+
+
+def test_a_condition_is_found_by_reference(walker: Walker) -> None:
+    schema = {
+        "$defs": {"a%/~": {"if": {"const": 1}, "then": {"type": "null"}, "else": INT}},
+        "items": {"$ref": "#/$defs/a%25~1~0"},
+    }
+    taken = accepted(walker, {"type": "array", **schema}, [[1], [2], [2, 1], [2, 3]])
+    assert taken == [[2], [2, 3]]
+
+
+NAMES = ["id", "x-a", "x-id", "y"]
+NAMED = [{}] + [
+    {name: value for name, value in pair if name}
+    for one, other in itertools.combinations_with_replacement(["", *NAMES], 2)
+    for pair in itertools.product([(one, None), (one, 1)], [(other, None), (other, 1)])
+]
+PATTERNED: list[dict[str, Any]] = [
+    {"patternProperties": {"^x-": NULL}, "additionalProperties": INT},
+    {**obj([], id=INT), "patternProperties": {"^i": {"minimum": 1}}, "additionalProperties": False},
+    {"patternProperties": {"^x": NULL, "d$": {"type": ["null", "integer"]}}},
+    {"patternProperties": {"x": INT, "i": INT, "a$": {"minimum": 1}}, "additionalProperties": NULL},
+    {"required": ["y"], "patternProperties": {"^x-": NULL}, "additionalProperties": INT},
+    {"patternProperties": {"x": INT, "i": False}, "additionalProperties": NULL},
+    {"not": {"required": ["x-id"]}, "patternProperties": {"^x-": NULL}},
+    {"not": {"required": ["y"]}, "additionalProperties": INT, "propertyNames": {"maxLength": 3}},
+    {**obj([], id=INT), "propertyNames": {"maxLength": 3}, "additionalProperties": INT},
+    {"allOf": [{"patternProperties": {"^x": NULL}, "additionalProperties": INT},
+               {"patternProperties": {"d$": NULL}, "additionalProperties": True}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("schema", PATTERNED, ids=str)
+def test_names_of_properties(schema: dict[str, Any], walker: Walker) -> None:
+    declared = [*schema.get("properties", ()), *schema.get("required", ())]
+    ordered = [value for value in NAMED if not set(declared) & set(list(value)[1:])]
+    if "additionalProperties" not in schema:  # others are not asked for
+        schema = {**schema, "additionalProperties": "allOf" in schema}
+    assert accepted(walker, {"type": "object", **schema}, ordered)

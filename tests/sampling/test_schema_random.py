@@ -20,7 +20,7 @@ PATTERNS = st.sampled_from(
 )
 # What is refused, so that it is met in all places.
 UNKEPT = st.sampled_from(
-    [{"not": {"type": "null"}}, {"contains": {}}, {"uniqueItems": True}, {"if": {}}, {"foo": 1}]
+    [{"not": {"items": {}}}, {"contains": {}}, {"uniqueItems": True}, {"if": {}}, {"foo": 1}]
 )
 
 
@@ -43,7 +43,12 @@ def _schemas(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     combined = _some(
         allOf=lists, anyOf=lists, oneOf=lists, **{"$ref": st.sampled_from(["#", "#/$defs/d"])}
     )
-    parts = st.lists(objects | arrays | combined | LEAVES, min_size=1, max_size=3)
+    conditions = _some(
+        **{"not": inner, "if": inner, "then": inner, "else": inner},
+        dependentRequired=st.dictionaries(NAMES, st.lists(NAMES, max_size=2, unique=True)),
+        dependentSchemas=st.dictionaries(NAMES, inner, max_size=2),
+    )
+    parts = st.lists(objects | arrays | combined | conditions | LEAVES, min_size=1, max_size=3)
     return parts.map(lambda found: {k: v for part in found for k, v in part.items()})
 
 

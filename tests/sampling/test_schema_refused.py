@@ -13,12 +13,10 @@ from atoll.sampling.schema import json_grammar
 REFUSED: dict[str, tuple[Any, str]] = {
     name: ({"type": "object", "properties": {"a": schema}}, f"#/properties/a/{name}")
     for name, schema in {
-        "not": {"not": {"const": 1}}, "if": {"if": INT, "then": {"minimum": 1}},
+        "not": {"not": {"const": [1]}}, "if": {"if": INT, "then": {"minimum": 1}},
         "then": {"then": {"minimum": 1}}, "contains": {"contains": {"const": 1}},
         "minContains": {"minContains": 1}, "uniqueItems": {"type": "array", "uniqueItems": True},
         "else": {"else": {"minimum": 1}, "enum": [1, 2]},
-        "dependentRequired": {"dependentRequired": {"a": ["b"]}},
-        "dependentSchemas": {"dependentSchemas": {"a": {}}},
         "dependencies": {"dependencies": {"a": ["b"]}}, "$dynamicRef": {"$dynamicRef": "#x"},
         "$recursiveRef": {"$recursiveRef": "#"}, "nullable": {"nullable": True, **INT},
         "contentEncoding": {"type": "string", "contentEncoding": "base64"},
@@ -30,10 +28,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
         "pattern": {"type": "string", "pattern": "^(?=a)b"},
         "$ref": {"$ref": "https://example.com/a.json"},
         "patternProperties": {
-            "type": "object", "properties": {"ab": INT}, "patternProperties": {"^a": NULL},
+            "type": "object", "propertyNames": {"maxLength": 3}, "patternProperties": {"^a": NULL},
         },
         "propertyNames": {
-            **obj(ab=INT), "propertyNames": {"maxLength": 3}, "additionalProperties": INT,
+            "type": "object", "propertyNames": {"anyOf": [{"const": "a"}, {"pattern": "^b"}]},
         },
     }.items()
 }  # fmt: skip
@@ -55,10 +53,9 @@ PLACES: dict[str, Any] = {
     "nested": lambda found: obj(a={"items": {"anyOf": [{"properties": {"b": found}}]}}),
 }  # fmt: skip
 HARD: dict[str, Any] = {
-    "uniqueItems": {"uniqueItems": True}, "not": {"not": {"const": 1}}, "if": {"if": INT},
+    "uniqueItems": {"uniqueItems": True}, "not": {"not": {"items": INT}}, "if": {"if": INT},
     "then": {"then": INT}, "else": {"else": INT}, "contains": {"contains": INT},
-    "minContains": {"minContains": 1}, "dependentRequired": {"dependentRequired": {"a": ["b"]}},
-    "dependentSchemas": {"dependentSchemas": {"a": INT}},
+    "minContains": {"minContains": 1},
     "dependencies": {"dependencies": {"a": ["b"]}}, "maxContains": {"maxContains": 1},
 }  # fmt: skip
 
@@ -81,11 +78,22 @@ REFUSED |= {
         {"allOf": [{"unevaluatedProperties": False}, obj(z=INT)]}, "#/allOf/0/unevaluatedProperties"
     ),
     "overlapping patterns": (
-        {"type": "object", "patternProperties": {"a": INT, "^b": NULL}}, "#/patternProperties",
+        {"type": "object", "patternProperties": {"a": INT, "b": INT, "c": INT, "d": INT, "e": INT}},
+        "#/patternProperties: patternProperties with more than 4 patterns",
     ),
-    "patterns and others": (
-        {"type": "object", "patternProperties": {"^b": NULL}, "additionalProperties": INT},
-        "#/patternProperties",
+    "patterns of long names": (
+        {"type": "object", "patternProperties": {"^a{150}": NULL, "b$": INT}},
+        "#/patternProperties: patternProperties needs an automaton of more than 128 states",
+    ),
+    "pattern inside not": (
+        {"type": "string", "not": {"pattern": "(?=a)b"}}, "#/not/pattern: '(?=a)b' has a lookahead",
+    ),
+    "pattern of then": (
+        {"if": {"type": "string"}, "then": {"pattern": "(?=a)b"}}, "#/then/pattern: '(?=a)b' has",
+    ),
+    "not a whole number": ({"type": "number", "not": {"type": "integer"}}, "#/not: not is not"),
+    "not beside unevaluated": (
+        {**obj(a=INT), "not": NULL, "unevaluatedProperties": False}, "#/not: not is not",
     ),
     "many free names": ({"type": "object", "minProperties": 2}, "minProperties 2"),
     "multiples far away": ({"type": "integer", "multipleOf": 7, "minimum": 10}, "#/multipleOf"),

@@ -54,10 +54,6 @@ class Language:
     least: int = 0
     most: int | None = None
 
-    def is_empty(self) -> bool:
-        """Whether there is no such text. Raises TooManyStates."""
-        return not _Automaton(self).alive
-
     def expression(self, name: str, spelling: Spelling, rules: dict[str, Expression]) -> Expression:
         """The grammar of these texts; ``rules`` is added to, with names that begin with ``name``.
 

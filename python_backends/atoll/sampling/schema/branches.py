@@ -8,7 +8,7 @@ keyword gets lost next to another one.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from atoll.sampling.schema.document import Document, Path, refusal
@@ -50,6 +50,17 @@ class Branch:
     def paths(self, keyword: str) -> list[Path]:
         """The paths of a keyword's subschemas."""
         return [(*path, keyword) for path, _ in self.values(keyword)]
+
+    @property
+    def required(self) -> dict[str, None]:
+        """The names of properties that must be there, in order."""
+        return dict.fromkeys(name for _, names in self.values("required") for name in names)
+
+    @property
+    def absent(self) -> frozenset[str]:
+        """The names of properties that must not be there."""
+        kept = (found.get("required", ()) for _, found in self.values("not"))
+        return frozenset(name for names in kept for name in names)
 
     def unevaluated(self, keyword: str) -> list[Path]:
         """The same for ``unevaluatedItems`` and ``unevaluatedProperties``.
@@ -147,22 +158,36 @@ class Branches:
         if path in self._exclusive:
             return
         self._exclusive.add(path)
-        sets: list[Paths] = [((*path, "oneOf", index),) for index in range(count)]
-        for (i, one), (j, other) in itertools.combinations(enumerate(sets), 2):
-            if not self._are_apart(one, other, _MAX_DEPTH):
+        options = [self._beside(path, index) for index in range(count)]
+        for (i, one), (j, other) in itertools.combinations(enumerate(options), 2):
+            pairs = itertools.product(one, other)
+            if not all(self._apart(a, b, _MAX_DEPTH, path) for a, b in pairs):
                 reason = f"may fit its alternatives {i} and {j} at once; anyOf allows that"
                 raise refusal(path, "oneOf", reason)
+
+    def _beside(self, path: Path, index: int) -> list[Branch]:
+        """The branches of an alternative of ``oneOf``, with the properties beside it."""
+        keywords = self._document.keywords(path)
+        beside = {name: keywords[name] for name in ("properties", "required") if name in keywords}
+        kinds = _kinds(keywords.get("type"))
+        return [
+            replace(found, parts=(Part(path, beside), *found.parts), kinds=found.kinds & kinds)
+            for found in self.of(((*path, "oneOf", index),))
+            if found.kinds & kinds
+        ]
 
     def _are_apart(self, one: Paths, other: Paths, depth: int) -> bool:
         """Whether it is certain that no value fits both."""
         pairs = itertools.product(self.of(one), self.of(other))
         return all(self._apart(a, b, depth) for a, b in pairs)
 
-    def _apart(self, one: Branch, other: Branch, depth: int) -> bool:
+    def _apart(self, one: Branch, other: Branch, depth: int, beside: Path | None = None) -> bool:
+        """The same of branches. beside: the schema that has both, and more that has to hold."""
         for a, b in ((one, other), (other, one)):
             if a.literals is not None:
+                parts = [part for part in b.parts if part.path != beside]
                 return not any(
-                    all(self._document.holds(value, part.path) for part in b.parts)
+                    all(self._document.holds(value, part.path) for part in parts)
                     for (value,) in a.literals
                 )
         common = one.kinds & other.kinds
@@ -170,19 +195,19 @@ class Branches:
             return True
         if common != {"object"} or depth == 0:
             return False
-        required = {name for _, names in one.values("required") for name in names}
-        required &= {name for _, names in other.values("required") for name in names}
+        if one.absent & other.required.keys() or other.absent & one.required.keys():
+            return True
         return any(
             (first := _of_property(one, name)) and (second := _of_property(other, name))
             and self._are_apart(first, second, depth - 1)
-            for name in sorted(required)
+            for name in sorted(one.required.keys() & other.required.keys())
         )  # fmt: skip
 
     def _branch(self, paths: Paths, is_whole: bool) -> Branch | None:
         parts = tuple(Part(path, self._document.keywords(path)) for path in paths)
         kinds = _KINDS
         for part in parts:
-            kinds &= _kinds(part.keywords.get("type"))
+            kinds &= _kinds(part.keywords.get("type")) & _refuted(part.keywords.get("not", {}))
         literals = self._literals(parts)
         if literals == () or not kinds:
             return None
@@ -206,6 +231,12 @@ def _of_property(branch: Branch, name: str) -> Paths:
     return tuple(
         (*path, "properties", name) for path, named in branch.values("properties") if name in named
     )
+
+
+def _refuted(schema: dict[str, Any]) -> frozenset[str]:
+    """The types whose values may fail to fit a schema that ``not`` keeps."""
+    kinds = {"required": "object", "pattern": "string"}
+    return frozenset(kinds[name] for name in schema if name in kinds) or _KINDS
 
 
 def _kinds(value: Any) -> frozenset[str]:

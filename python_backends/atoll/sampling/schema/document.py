@@ -1,7 +1,4 @@
-"""A JSON schema as a document: its subschemas by path, its references and its keywords.
-
-All keywords are listed here: those that are enforced, those that only describe, and refused ones.
-"""
+"""A JSON schema as a document: its subschemas by path, its references and its keywords."""
 
 from __future__ import annotations
 
@@ -17,34 +14,10 @@ from jsonschema import validators
 
 from atoll import json_text
 from atoll.errors import ValidationError
+from atoll.sampling.schema.conditions import Path, rewritten
+from atoll.sampling.schema.keywords import ANNOTATIONS, CONDITIONS, KEPT
+from atoll.sampling.schema.negation import is_kept_not
 
-Path = tuple[str | int, ...]
-
-# Keywords that do not restrict values.
-_ANNOTATIONS = frozenset(
-    {
-        "$schema", "$id", "$anchor", "$comment", "$defs", "definitions", "$vocabulary",
-        "title", "description", "default", "example", "examples", "deprecated", "readOnly",
-        "writeOnly", "discriminator", "externalDocs", "xml",
-    }
-)  # fmt: skip
-_KEPT = frozenset(
-    {
-        "$ref", "allOf", "anyOf", "oneOf", "type", "enum", "const", "minimum", "maximum",
-        "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern",
-        "format", "prefixItems", "items", "additionalItems", "unevaluatedItems", "minItems",
-        "maxItems", "uniqueItems", "properties", "required", "additionalProperties",
-        "patternProperties", "propertyNames", "unevaluatedProperties", "minProperties",
-        "maxProperties",
-    }
-)  # fmt: skip
-# Enforced next to ``enum`` or ``const`` by leaving out those of their values that do not fit.
-_CHECKED = frozenset(
-    {
-        "not", "if", "then", "else", "contains", "dependentRequired", "dependentSchemas",
-        "dependencies",
-    }
-)  # fmt: skip
 _LISTED_ITEMS = (
     validators.Draft3Validator, validators.Draft4Validator, validators.Draft6Validator,
     validators.Draft7Validator, validators.Draft201909Validator,
@@ -65,6 +38,10 @@ class Document:
         kind = self._draft()
         self.has_listed_items = kind in _LISTED_ITEMS
         self._validator = kind(root, format_checker=kind.FORMAT_CHECKER)
+        self._covered: frozenset[tuple[Path, str]] = frozenset()
+        # Which properties and items are evaluated depends on the keywords as they are.
+        if not any("unevaluated" in name for _, found in _objects(root, ()) for name in found):
+            self.root, self._covered = rewritten(root, kind.VALIDATORS)
 
     @classmethod
     def read(cls, source: str) -> Document:
@@ -121,18 +98,26 @@ class Document:
             raise refusal(path, repr(found)[:80], "is no schema")
         for name, value in found.items():
             self._check(path, name, value)
-        return {name: value for name, value in found.items() if name in _KEPT}
+        return {
+            name: value
+            for name, value in found.items()
+            if (name in KEPT or (name == "not" and is_kept_not(value)))
+            and (path, name) not in self._covered
+        }
 
     def _check(self, path: Path, name: str, value: Any) -> None:
-        if name in _ANNOTATIONS:
+        if (path, name) in self._covered:
+            return
+        if name in ANNOTATIONS:
             if name == "$id" and path and isinstance(value, str) and value[:1] != "#":
                 raise refusal(path, name, "inside a schema is not supported")
             if name == "$schema":
                 _validator_of(value, (*path, name))
-        elif name in _CHECKED:
-            if not (self._is_tried(path, name) or self._always_fits(path, name, value)):
+        elif name in CONDITIONS:
+            is_kept = name == "not" and is_kept_not(value)
+            if not (is_kept or self._is_tried(path, name) or self._always_fits(path, name, value)):
                 raise refusal(path, name, "is not supported")
-        elif name not in _KEPT and not name.startswith("x-"):
+        elif name not in KEPT and not name.startswith("x-"):
             raise refusal(path, name, "is not supported")
         elif name == "prefixItems" and self.has_listed_items and "$schema" in self._top:
             raise refusal(path, name, f"is not of the draft {self._top['$schema']!r}")

@@ -10,6 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -36,6 +37,7 @@ _ANY_SPACE: Ranges = (
     (0x09, 0x0D), (0x1C, 0x20), (0x85, 0x85), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A),
     (0x2028, 0x2029), (0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF),
 )  # fmt: skip
+_LINE_END: Ranges = ((0x0A, 0x0A),)
 _LINE_ENDS: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
 _TOKEN = re.compile(r"\\(?:.|$)|\(\?<?[^()]?|\[\[[:=.]|\[\^?\]?|[^\\(\[]+|[(\[]", re.DOTALL)
 _NAMED_GROUP = re.compile(r"((?:[^\\]|\\.)*?)\(\?<([A-Za-z_$][\w$]*)>", re.DOTALL)
@@ -52,12 +54,18 @@ class PatternError(Exception):
 
 def whole(pattern: str, spelling: Spelling) -> Expression:
     """Texts that a pattern matches from beginning to end. Raises PatternError."""
-    return _branches(parse(pattern), spelling, is_search=False)
+    return _branches(parse(pattern), _Spelled(spelling), is_search=False)
 
 
-def search(pattern: str, spelling: Spelling) -> Expression:
-    """Texts in which a pattern is found somewhere, unless it is anchored. Raises PatternError."""
-    return _branches(parse(pattern), spelling, is_search=True)
+def search(pattern: str, spelling: Spelling, *, is_wide: bool = False) -> Expression:
+    """Texts in which a pattern is found somewhere, unless it is anchored.
+
+    is_wide: by the wider definition of each class, for texts that are to be excluded.
+
+    Raises:
+        PatternError: something is not supported.
+    """
+    return _branches(parse(pattern), _Spelled(spelling, is_wide), is_search=True)
 
 
 def lengths(pattern: str) -> tuple[int, int | None]:
@@ -93,6 +101,18 @@ def single_class(pattern: str) -> tuple[Ranges, int, int | None] | None:
     if len(inner) != 1 or _kind(inner[0]) not in ("IN", "LITERAL", "NOT_LITERAL", "ANY"):
         return None
     return _ranges(inner[0]), int(least), _most(most)
+
+
+@dataclass(frozen=True)
+class _Spelled:
+    """How characters are written, and whether classes are those of the wider definition."""
+
+    spelling: Spelling
+    is_wide: bool = False
+
+    def __call__(self, item: Any) -> Expression:
+        """The characters that one item of a pattern stands for."""
+        return self.spelling(_ranges(item, is_wide=self.is_wide))
 
 
 @lru_cache(maxsize=256)
@@ -133,9 +153,9 @@ def _check_syntax(pattern: str) -> None:
         raise PatternError("has {,n}, which Python and ECMAScript read differently")
 
 
-def _branches(tree: Sequence[Any], spelling: Spelling, *, is_search: bool) -> Expression:
+def _branches(tree: Sequence[Any], spelled: _Spelled, *, is_search: bool) -> Expression:
     """The alternatives of the whole pattern, each with its anchors or, in a search, without."""
-    anything = repeated(spelling(ANY)) if is_search else EMPTY
+    anything = repeated(spelled.spelling(ANY)) if is_search else EMPTY
     found = []
     for items in _alternatives(tree):
         start, end = 0, len(items)
@@ -143,7 +163,7 @@ def _branches(tree: Sequence[Any], spelling: Spelling, *, is_search: bool) -> Ex
             start += 1
         while end > start and _kind(items[end - 1]) == "AT" and _anchor(items[end - 1]) == "$":
             end -= 1
-        inner = _sequence(items[start:end], spelling)
+        inner = _sequence(items[start:end], spelled)
         before = EMPTY if start else anything
         after = EMPTY if end < len(items) else anything
         found.append(concatenation(before, inner, after))
@@ -188,26 +208,26 @@ def _ends_open(items: Sequence[Any]) -> bool:
     )
 
 
-def _sequence(items: Sequence[Any], spelling: Spelling) -> Expression:
-    return concatenation(*(_item(item, spelling) for item in items))
+def _sequence(items: Sequence[Any], spelled: _Spelled) -> Expression:
+    return concatenation(*(_item(item, spelled) for item in items))
 
 
-def _item(item: Any, spelling: Spelling) -> Expression:
+def _item(item: Any, spelled: _Spelled) -> Expression:
     kind = _kind(item)
     if kind in ("LITERAL", "NOT_LITERAL", "ANY", "IN"):
-        return spelling(_ranges(item))
+        return spelled(item)
     if kind == "BRANCH":
-        return choice(_sequence(branch, spelling) for branch in item[1][1])
+        return choice(_sequence(branch, spelled) for branch in item[1][1])
     if kind == "SUBPATTERN":
         _, added, removed, inner = item[1]
         if added or removed:
             raise PatternError("has flags, which are not supported")
-        return _sequence(inner, spelling)
+        return _sequence(inner, spelled)
     if kind in ("MAX_REPEAT", "MIN_REPEAT"):
         least, most, inner = item[1]
         if max(least, _most(most) or 0) > _MAX_REPEATS:
             raise PatternError(f"repeats more than {_MAX_REPEATS} times")
-        return repeated(_sequence(inner, spelling), int(least), _most(most))
+        return repeated(_sequence(inner, spelled), int(least), _most(most))
     if kind == "AT":
         raise PatternError(f"has {_anchor(item)} inside, which is not supported")
     raise PatternError(f"has {_REFUSED.get(kind, kind)}, which is not supported")
@@ -226,7 +246,7 @@ def _most(most: Any) -> int | None:
     return None if str(most) == "MAXREPEAT" else int(most)
 
 
-def _ranges(item: Any) -> Ranges:
+def _ranges(item: Any, *, is_wide: bool = False) -> Ranges:
     """The characters that one item of a pattern stands for."""
     kind = _kind(item)
     if kind == "LITERAL":
@@ -234,7 +254,7 @@ def _ranges(item: Any) -> Ranges:
     if kind == "NOT_LITERAL":
         return complement(((item[1], item[1]),))
     if kind == "ANY":
-        return complement(_LINE_ENDS)
+        return complement(_LINE_END if is_wide else _LINE_ENDS)
     members = list(item[1])
     is_negated = bool(members) and _kind(members[0]) == "NEGATE"
     found: list[tuple[int, int]] = []
@@ -245,7 +265,7 @@ def _ranges(item: Any) -> Ranges:
         elif name == "RANGE":
             found.append((int(value[0]), int(value[1])))
         else:
-            found += _category(str(value), is_wide=is_negated)
+            found += _category(str(value), is_wide=is_negated != is_wide)
     return complement(union(found)) if is_negated else intersection(union(found), ANY)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
 from atoll.sampling.schema import patterns
 from atoll.sampling.schema.automata import MAX_STATES, Language, TooManyStates
 from atoll.sampling.schema.branches import Branch
@@ -11,6 +14,8 @@ from atoll.sampling.schema.expressions import (
     NOTHING,
     Expression,
     Ranges,
+    Text,
+    choice,
     intersection,
     repeated,
 )
@@ -18,8 +23,18 @@ from atoll.sampling.schema.formats import FORMATS, NUMBER_FORMATS, pattern_of
 from atoll.sampling.schema.spelling import ANY, PLAIN, json_character, plain
 
 
-def string_within(branch: Branch, rules: dict[str, Expression]) -> Expression:
-    """A string that fits; ``rules`` is added to.
+class _Named(NamedTuple):
+    """A pattern of the schema, or of a format."""
+
+    pattern: str
+    shown: str
+    path: Path
+
+
+def string_within(
+    branch: Branch, rules: dict[str, Expression], excluded: Iterable[str] = ()
+) -> Expression:
+    """A string that fits and is not excluded; ``rules`` is added to.
 
     Raises:
         ValidationError: a pattern or format that is not supported, or too many of them at once.
@@ -27,34 +42,65 @@ def string_within(branch: Branch, rules: dict[str, Expression]) -> Expression:
     least, most = branch.most("minLength") or 0, branch.least("maxLength")
     if most is not None and most < least:
         return NOTHING
-    by_pattern = {
-        pattern: (f"pattern {pattern!r:.200}", (*path, "pattern"))
+    within = _patterns(branch)
+    nots = [(path, found) for path, found in branch.values("not") if "required" not in found]
+    texts = {*excluded, *(text for _, found in nots for text in found.get("enum", ()))}
+    without = [
+        _Named(pattern, f"not pattern {pattern!r:.200}", (*path, "not", "pattern"))
+        for path, found in nots
+        if (pattern := found.get("pattern")) is not None
+    ]
+    if not (texts or without):
+        found = _counted([named.pattern for named in within.values()], least, most)
+        if found is not None:
+            return found
+    language = Language(
+        tuple(_search(named) for named in within.values()),
+        (choice(map(Text, sorted(texts))), *(_search(named, is_wide=True) for named in without)),
+        least,
+        most,
+    )
+    try:
+        return language.expression(f"text-{len(rules)}", json_character, rules)
+    except TooManyStates:
+        every = [*within.values(), *without]
+        shown = " and ".join(named.shown for named in every) or "not"
+        limits = f" with minLength {least}" * bool(least)
+        limits += f" with maxLength {most}" * (most is not None)
+        reason = f"needs an automaton of more than {MAX_STATES} states{limits}"
+        path = every[0].path if every else branch.parts[0].path
+        raise refusal(path, shown, reason) from None
+
+
+def _patterns(branch: Branch) -> dict[str, _Named]:
+    """Each pattern once. Raises ValidationError: an unknown format."""
+    found = {
+        pattern: _Named(pattern, f"pattern {pattern!r:.200}", (*path, "pattern"))
         for path, pattern in branch.values("pattern")
     }
     for path, name in branch.values("format"):
         pattern = pattern_of(name)
         if pattern is not None:
-            by_pattern[pattern] = f"format {name!r}", (*path, "format")
+            found[pattern] = _Named(pattern, f"format {name!r}", (*path, "format"))
         elif name not in NUMBER_FORMATS or branch.kinds == {"string"}:
             known = ", ".join(FORMATS)
             raise refusal((*path, "format"), f"format {name!r}", f"is not known; known: {known}")
-    if not by_pattern:
-        return _of_class(ANY, least, most)
+    for named in found.values():
+        _search(named)
+    return found
+
+
+def _search(named: _Named, *, is_wide: bool = False) -> Expression:
+    """The texts of plain characters in which a pattern is found. Raises ValidationError."""
     try:
-        return _with_pattern(by_pattern, least, most, rules)
+        return patterns.search(named.pattern, plain, is_wide=is_wide)
     except patterns.PatternError as error:
-        pattern, (_, path) = next(iter(by_pattern.items()))
-        raise refusal(path, repr(pattern)[:200], str(error)) from None
+        raise refusal(named.path, repr(named.pattern)[:200], str(error)) from None
 
 
-def _with_pattern(
-    by_pattern: dict[str, tuple[str, Path]],
-    least: int,
-    most: int | None,
-    rules: dict[str, Expression],
-) -> Expression:
-    """A string of all patterns; each with its name and path."""
-    classes = [patterns.single_class(pattern) for pattern in by_pattern]
+def _counted(within: Sequence[str], least: int, most: int | None) -> Expression | None:
+    """Strings of these patterns, if that takes no automaton."""
+    classes = [patterns.single_class(pattern) for pattern in within]
     known = [found for found in classes if found is not None]
     if len(known) == len(classes):
         ranges = ANY
@@ -62,26 +108,12 @@ def _with_pattern(
             ranges, least = intersection(ranges, more), max(least, fewest)
             most = largest if most is None else most if largest is None else min(most, largest)
         return _of_class(ranges, least, most)
-    if len(by_pattern) == 1:
-        pattern = next(iter(by_pattern))
-        shortest, longest = patterns.lengths(pattern)
-        if shortest >= least and (most is None or (longest is not None and longest <= most)):
-            return patterns.search(pattern, json_character)
-    first = next(iter(by_pattern.values()))
-    within = tuple(patterns.search(pattern, plain) for pattern in by_pattern)
-    if len(within) == 1:
-        found = counted(within[0], least, most, _of_class)
-        if found is not None:
-            return found
-    try:
-        language = Language(within, least=least, most=most)
-        return language.expression(f"text-{len(rules)}", json_character, rules)
-    except TooManyStates:
-        limits = f" with minLength {least}" * bool(least)
-        limits += f" with maxLength {most}" * (most is not None)
-        reason = f"needs an automaton of more than {MAX_STATES} states{limits}"
-        shown, path = " and ".join(name for name, _ in by_pattern.values()), first[1]
-        raise refusal(path, shown, reason) from None
+    if len(within) > 1:
+        return None
+    shortest, longest = patterns.lengths(within[0])
+    if shortest >= least and (most is None or (longest is not None and longest <= most)):
+        return patterns.search(within[0], json_character)
+    return counted(patterns.search(within[0], plain), least, most, _of_class)
 
 
 def _of_class(ranges: Ranges, least: int, most: int | None) -> Expression:
