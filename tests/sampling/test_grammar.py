@@ -234,9 +234,9 @@ def test_wrong_sources_are_refused(kind: str, source: str, compiler: GrammarComp
     ("schema", "message"),
     [
         ({"if": {"type": "integer"}, "then": {"minimum": 1}}, "if is not supported"),
-        ({"type": "object", "properties": {"a": {"not": {"const": 1}}}}, "not is not supported"),
+        ({"type": "object", "properties": {"a": {"not": {"const": []}}}}, "not is not supported"),
         ({"type": "array", "items": {"anyOf": [{"contains": {"const": 1}}]}}, "contains"),
-        ({"$defs": {"a": {"dependentRequired": {"a": ["b"]}}}, "$ref": "#/$defs/a"}, "dependent"),
+        ({"$defs": {"a": {"dependencies": {"a": ["b"]}}}, "$ref": "#/$defs/a"}, "dependencies is"),
         ({"$ref": "https://example.com/a.json"}, r"\$ref 'https://example.com/a.json'"),
         ({"type": "nonsense"}, "the json_schema is not valid: #/type: 'nonsense' is not valid"),
     ],

@@ -11,7 +11,8 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from atoll.sampling.schema.document import Document, Path, refusal
+from atoll.sampling.schema.conditions import Path
+from atoll.sampling.schema.document import Document, refusal
 
 # Each once, in the order in which the schema comes to them.
 Paths = tuple[Path, ...]
@@ -168,7 +169,8 @@ class Branches:
     def _beside(self, path: Path, index: int) -> list[Branch]:
         """The branches of an alternative of ``oneOf``, with the properties beside it."""
         keywords = self._document.keywords(path)
-        beside = {name: keywords[name] for name in ("properties", "required") if name in keywords}
+        names = {"properties", "required"}
+        beside = {name: value for name, value in keywords.items() if name in names}
         kinds = _kinds(keywords.get("type"))
         return [
             replace(found, parts=(Part(path, beside), *found.parts), kinds=found.kinds & kinds)

@@ -14,7 +14,8 @@ from typing import Any
 from atoll.errors import ValidationError
 from atoll.sampling.schema import numbers, patterns
 from atoll.sampling.schema.branches import ANYTHING, Branch, Branches, Paths
-from atoll.sampling.schema.document import Document, Path, refusal
+from atoll.sampling.schema.conditions import Path
+from atoll.sampling.schema.document import Document, refusal
 from atoll.sampling.schema.expressions import (
     EMPTY,
     NOTHING,

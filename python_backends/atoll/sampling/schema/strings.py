@@ -8,8 +8,9 @@ from typing import NamedTuple
 from atoll.sampling.schema import patterns
 from atoll.sampling.schema.automata import MAX_STATES, Language, TooManyStates
 from atoll.sampling.schema.branches import Branch
+from atoll.sampling.schema.conditions import Path
 from atoll.sampling.schema.counted import counted
-from atoll.sampling.schema.document import Path, refusal
+from atoll.sampling.schema.document import refusal
 from atoll.sampling.schema.expressions import (
     NOTHING,
     Expression,

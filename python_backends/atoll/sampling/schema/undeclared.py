@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from atoll.sampling.schema import patterns
 from atoll.sampling.schema.automata import MAX_STATES, Language, TooManyStates
 from atoll.sampling.schema.branches import Branch, Branches, Paths
-from atoll.sampling.schema.document import Document, Path, refusal
+from atoll.sampling.schema.conditions import Path
+from atoll.sampling.schema.document import Document, refusal
 from atoll.sampling.schema.expressions import (
     NOTHING,
     Expression,
