@@ -29,10 +29,10 @@ def test_a_model_is_found_below_the_path_of_another() -> None:
 
 
 def test_an_unknown_route_is_no_missing_model() -> None:
-    """openai's ``responses.create`` was told ``model_not_found``."""
+    """openai's clients of routes that are not there were told ``model_not_found``."""
 
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
-        answer = await http.post("/v1/responses", json={"model": "words", "input": "a"})
+        answer = await http.post("/v1/images/edits", json={"model": "words", "prompt": "a"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
         answer = await http.post(CHAT[0], json={**CHAT[1], "model": "none"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")

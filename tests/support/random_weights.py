@@ -33,7 +33,11 @@ class _Noise:
         return torch.randn(held, **given) * 0.02
 
     def bias(
-        self, size: int | Part, is_expected: bool, rows: Sequence[int] | None = None
+        self,
+        size: int | Part,
+        is_expected: bool,
+        rows: Sequence[int] | None = None,
+        zero_parts: Sequence[int] = (),
     ) -> Tensor | None:
         """Zeros, where the module has one."""
         return self.get("bias", (size,)) if is_expected else None

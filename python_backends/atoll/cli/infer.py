@@ -24,10 +24,11 @@ MaxTokens = Annotated[
 Temperature = Annotated[
     float, typer.Option(envvar="ATOLL_TEMPERATURE", help="0: always choose the likeliest token.")
 ]
-# What the models of a task read besides texts; a session, as its generator.
+# What the models of a task read besides texts.
 _READ = {
     "generate": ("max_tokens", "temperature", "num_beams"), "rerank": ("query",),
     "multi_vector": ("query",), "transcribe": ("temperature",),
+    "conversations": ("max_tokens", "temperature"),
 }  # fmt: skip
 
 
@@ -93,8 +94,9 @@ def infer(
         task = found.task if found else None
         is_session = found is None and generator in models and models[generator].task == "generate"
         if found is not None or is_session:
+            read_by = task or "conversations"
             _refuse_unread(
-                context, model, task or "conversations", _READ.get(task or "generate", ()),
+                context, model, read_by, _READ.get(read_by, ()),
                 "texts and --image" if found and _takes_images(found) else "texts alone",
             )  # fmt: skip
         if images and task != "embed":

@@ -67,7 +67,7 @@ async def moderations(
     """
     name = None if (body.model or "").startswith(_OPENAI) else body.model
     if name is None and request.model is None and context.models.default(_TASK) is None:
-        raise NotFound("moderations are answered by a classifier, and none is served")
+        raise NotFound("no model here can classify, and moderations are a classifier's labels")
     model = context.find(request, name, _TASK)
     texts = _texts(body)
     with TeiMessages(model, "input"):
