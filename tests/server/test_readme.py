@@ -202,6 +202,8 @@ NOT_RUN = {
     "perf_analyzer": "tests/server/test_perf_analyzer.py runs it where it is installed",
     "atoll-gateway --server localhost:8001 --port 8080": "tests/clients/test_gateway_process.py",
     "OTLP_ENDPOINT=": "a collector is away here; tests/clients/test_traces.py has one",
+    "make serve": "the README's own, run above",
+    "MODEL_ID=": "a model is on the hub; the variables are read in tests/settings",
     "atoll serve --allow-shared-memory": "a server of tests/clients/conftest.py has it",
     ".venv/bin/atoll serve --model-id ./my-checkpoint": "the README's own, run above",
     "atoll serve --model-id all-minilm-l6-v2 --model-id bge-reranker-base": "a model is on the hub",
