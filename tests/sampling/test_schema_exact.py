@@ -1,5 +1,6 @@
 """JSON schemas kept exactly: a grammar takes a value's text if, and only if, the value fits."""
 
+import contextlib
 import itertools
 import json
 from collections.abc import Iterable
@@ -7,9 +8,13 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema.validators import validator_for
 from schemas import DRAFT7, INT, NULL, obj
 from walks import Walker
+
+from atoll.errors import ValidationError
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +179,51 @@ def test_names_of_properties(schema: dict[str, Any], walker: Walker) -> None:
     if "additionalProperties" not in schema:  # others are not asked for
         schema = {**schema, "additionalProperties": "allOf" in schema}
     assert accepted(walker, {"type": "object", **schema}, ordered)
+
+
+A_OR_B = st.sampled_from(["a", "b"])
+REQUIRED = st.lists(A_OR_B, max_size=2, unique=True)
+VALUES: list[Any] = [{"const": 1}, {"const": "x"}, {"minimum": 5}, INT, {"type": "string"}, True]
+ABOUT_PAIRS = st.one_of(
+    st.fixed_dictionaries({"required": REQUIRED}),
+    st.fixed_dictionaries({"properties": st.dictionaries(A_OR_B, st.sampled_from(VALUES))}),
+    st.sampled_from([{"minProperties": 1}, {"maxProperties": 1}, {"type": "string"}, True]),
+)
+
+
+def _conditions(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    several = st.lists(inner, min_size=2, max_size=2)
+    found: list[dict[str, st.SearchStrategy[Any]]] = [
+        {"not": inner}, {"if": inner, "then": inner}, {"if": inner, "then": inner, "else": inner},
+        {"allOf": several}, {"anyOf": several}, {"oneOf": several},
+        {"dependentRequired": st.dictionaries(A_OR_B, REQUIRED)},
+        {"dependentSchemas": st.dictionaries(A_OR_B, inner, max_size=2)},
+    ]  # fmt: skip
+    return st.one_of(*map(st.fixed_dictionaries, found))
+
+
+PATTERNS = st.sampled_from(
+    ["a", "^a", "b$", "^a*b", "^(ab)*$", "^[ab]{1,3}$", "^.b", "^a|b$", "(a|bb)b", "^$", "[^a]$"]
+)
+SAID = st.fixed_dictionaries({"pattern": PATTERNS})
+ABOUT_WORDS = st.one_of(
+    SAID, st.fixed_dictionaries({"not": SAID}), st.fixed_dictionaries({"minLength": st.just(2)}),
+    st.fixed_dictionaries({"maxLength": st.integers(0, 5)}), st.just({"not": {"enum": ["ab", ""]}}),
+)  # fmt: skip
+RANDOM = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+
+
+@RANDOM
+@given(schema=st.recursive(ABOUT_PAIRS, _conditions, max_leaves=5))
+def test_any_conditions(walker: Walker, schema: Any) -> None:
+    with contextlib.suppress(ValidationError):  # refused by name
+        accepted(walker, {"anyOf": [NULL, {"allOf": [A_AND_B, schema]}]}, PAIRS)
+
+
+@RANDOM
+@given(parts=st.lists(ABOUT_WORDS, min_size=1, max_size=4))
+def test_any_patterns(walker: Walker, parts: list[Any]) -> None:
+    words = [word for word in WORDS if '"' not in word]
+    accepted(walker, {"anyOf": [NULL, {"type": "string", "allOf": parts}]}, words)
