@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     reason="openapi-python-client is not installed: see requirements/clients.txt",
 )
 _PACKAGE = "typed_atoll"
-_CONFIG = {"literal_enums": True, "post_hooks": []}
+_CONFIG: dict[str, Any] = {"post_hooks": []}
 _TEXT = "What is deep learning?"
 _CHAT = {"messages": [{"role": "user", "content": _TEXT}], "max_tokens": 3}
 _OPENAI, _TEI, _TGI = "open_ai", "text_embeddings_inference", "text_generation_inference"

@@ -22,7 +22,7 @@ _EXAMPLES: dict[str, tuple[str, errors.AtollError]] = {
     "empty": ("Empty input", errors.EmptyInputError.of("input", "cannot be empty")),
     "malformed": (
         "The body cannot be parsed",
-        errors.MalformedRequest("the body is not JSON: unexpected end of data"),
+        errors.MalformedRequest("the body is not valid JSON: unexpected end of data"),
     ),
     "invalid": (
         "A field is missing, wrong or not supported",
@@ -32,20 +32,28 @@ _EXAMPLES: dict[str, tuple[str, errors.AtollError]] = {
         "API key missing or wrong", errors.Unauthorized("the API key is missing or wrong"),
     ),
     "missing": ("No such model or object", errors.NotFound("model 'other' is not served")),
-    "slow": ("The body came too slowly", errors.BodyTimeout("the body took over 30 s")),
+    "slow": (
+        "The body came too slowly", errors.BodyTimeout("the body was not complete after 30 s"),
+    ),
     "large": (
         "Body too large",
-        errors.TooLarge("the body has 9000000 bytes; the limit is 2000000"),
+        errors.TooLarge("the body has 3000000 bytes; the limit is 2000000"),
     ),
     "unsupported": (
         "The model cannot do this",
-        errors.UnsupportedModel("no model here can do this: it needs a model that reranks"),
+        errors.UnsupportedModel("model 'smollm2-135m-instruct' cannot embed"),
     ),
-    "failed": ("The model's step failed", errors.GenerationError("the model's step failed")),
-    "full": ("Overloaded", errors.Overloaded("too many open requests: the limit is 512")),
+    "failed": (
+        "The model's step failed",
+        errors.GenerationError("the generation step failed: RuntimeError: out of memory"),
+    ),
+    "full": (
+        "Overloaded",
+        errors.Overloaded("512 requests are held; max_concurrent_requests is 512"),
+    ),
     "unexpected": ("An unexpected failure", errors.AtollError("KeyError: 'name'")),
     "unready": ("Not ready, or shutting down", errors.NotReady("no server is ready")),
-    "late": ("No answer in time", errors.DeadlineExceeded("no answer within 60 s")),
+    "late": ("No answer in time", errors.DeadlineExceeded("Deadline Exceeded")),
 }  # fmt: skip
 # Probes and pages need no key and no model, but can be refused as every request.
 _OF_PUBLIC_ROUTES = ("slow", "large", "unexpected", "unready")
@@ -53,8 +61,9 @@ _SCHEMAS: dict[str, Any] = {
     "openai": OpenAIError, "anthropic": AnthropicError, "ollama": OllamaError, "tei": TeiError,
     "tgi": TeiError, "kserve": KServeError,
 }  # fmt: skip
-_HEADERS = {"401": "www-authenticate", "429": "retry-after", "503": "retry-after"}
-_HEADERS["529"] = "retry-after"
+_HEADERS = {
+    "401": "www-authenticate", "429": "retry-after", "503": "retry-after", "529": "retry-after",
+}  # fmt: skip
 ERROR_HEADERS = {
     "retry-after": ("Seconds after which a further try may succeed", "integer"),
     "www-authenticate": ("The scheme of the key", "string"),

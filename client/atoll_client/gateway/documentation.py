@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import re
 from collections.abc import Iterable, Iterator
+from importlib import resources
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -29,7 +31,21 @@ _HEADERS = {
 }
 _ABOUT = """\
 Every path exists below `/{model}` too, for one model: `/all-minilm-l6-v2/embed`. The headers
-`traceparent` and `tracestate` of a request are passed on to the server."""
+`traceparent` and `tracestate` of a request are passed on to the server. The schema of a stream is
+that of the data of one event, or of one line; streams of OpenAI's routes end with `[DONE]`."""
+_PATH_PARAMETERS = {
+    "model": {
+        "description": "A served model",
+        "schema": {"type": "string"},
+        "example": "all-minilm-l6-v2",
+    },
+    "version": {
+        "description": "The model's version",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+        "example": "1",
+    },
+    "response_id": {"description": "Of a stored response", "schema": {"type": "string"}},
+}
 
 
 class _Schemas(GenerateJsonSchema):
@@ -109,7 +125,8 @@ def _operation_id(route: Route) -> str:
 
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", route.path):
-        yield {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        about = _PATH_PARAMETERS.get(name, {"schema": {"type": "string"}})
+        yield {"name": name, "in": "path", "required": True, **about}
 
 
 def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
@@ -134,8 +151,19 @@ def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
         kind: {"schema": _schema(answer, schemas, "serialization")}
         for kind, answer in route.answers.items()
     }
+    path = route.path.replace("/versions/{version}", "")
+    for kind, example in example_answers().get(f"{route.method} {path}", {}).items():
+        content[kind]["example"] = example
     names = ["x-request-id"] + (["x-unknown-fields"] if route.kinds else [])
     return {"description": "OK", "headers": _headers(names), "content": content}
+
+
+@functools.cache
+def example_answers() -> dict[str, dict[str, Any]]:
+    """Answers to the examples of requests by route and media type; of a stream, one event."""
+    file = resources.files("atoll_client.gateway") / "example_answers.json"
+    found: dict[str, dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _headers(names: Iterable[str]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
+from pydantic import Field
 
 from atoll_client import embeddings, entities, tasks
 from atoll_client.batching import in_parts, in_place
@@ -26,6 +27,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 Items = list[str] | list[list[int]]
 Parameters = dict[str, Any]
+# The side on which texts are cut. Generators of clients need names that differ not only in case.
+Direction = Annotated[
+    Literal["Right", "Left", "right", "left"],
+    Field(json_schema_extra={"x-enum-varnames": ["RIGHT", "LEFT", "LOWER_RIGHT", "LOWER_LEFT"]}),
+]
 # TEI's default.
 DEFAULT_BATCH_LIMIT = 32
 # Scores are computed here, in float64: in float32, they may all be equal.

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.embed_parts import ContentPart, ImageUri, Part, only_part
-from atoll_client.gateway.core.encoders import Parameters, truncation
+from atoll_client.gateway.core.encoders import Direction, Parameters, truncation
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
 
@@ -44,7 +44,7 @@ class OtherServers(Strict):
     """How inputs are truncated, and fields that all of vLLM's routes for encoders have."""
 
     truncate: bool | NimCut | None = None
-    truncation_direction: Literal["Right", "Left", "right", "left"] | None = None
+    truncation_direction: Direction | None = None
 
     add_special_tokens: Any = refused(
         "special tokens are added to texts, but not to token ids", True

@@ -36,9 +36,9 @@ class StoredQuery(_Query):
 class PageQuery(_Query):
     """GET /v1/responses/{response_id}/input_items."""
 
-    after: str | None = None
-    limit: int = Field(20, ge=1, le=100)
-    order: Literal["asc", "desc"] = "desc"
+    after: str | None = Field(None, description="The id of the item before the first")
+    limit: int = Field(20, ge=1, le=100, description="The most items")
+    order: Literal["asc", "desc"] = Field("desc", description="By time: the newest first, or last")
 
 
 def read_query(request: Request, kind: type[Q]) -> Q:

@@ -6,11 +6,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from atoll_client.gateway.core.encoders import Parameters, truncation
+from atoll_client.gateway.core.encoders import Direction, Parameters, truncation
 from atoll_client.gateway.core.fields import no_effect, refused
 from atoll_client.gateway.core.schemas import Inputs, Strict
-
-Direction = Literal["Right", "Left", "right", "left"]
 
 _LENGTH = "truncate cuts to the model's limit; the setting max_input_tokens lowers it"
 _TASK = "prompts are selected by prompt_name"
