@@ -32,7 +32,8 @@ _HEADERS = {
 _ABOUT = """\
 Every path exists below `/{model}` too, for one model: `/all-minilm-l6-v2/embed`. The headers
 `traceparent` and `tracestate` of a request are passed on to the server. The schema of a stream is
-that of the data of one event, or of one line; streams of OpenAI's routes end with `[DONE]`."""
+that of the data of one event, or of one line; streams of OpenAI's routes end with `[DONE]`.
+In a request, a field that is null counts as absent."""
 _PATH_PARAMETERS = {
     "model": {
         "description": "A served model",
