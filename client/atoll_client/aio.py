@@ -21,6 +21,7 @@ from atoll_client import kserve, speech, tasks
 from atoll_client.aio_encoders import AsyncEncoders
 from atoll_client.batching import several
 from atoll_client.conversation import AsyncConversation
+from atoll_client.errors import ValidationError
 from atoll_client.speech import Transcript
 from atoll_client.tasks import Prompt
 from atoll_client.types import (
@@ -52,6 +53,19 @@ class AsyncClient(AsyncEncoders):
         """The same connection with another deadline: ``client.within(0.5).embed(...)``."""
         other = copy.copy(self)
         other._timeout_s = timeout_s
+        return other
+
+    def with_priority(self, priority: int) -> AsyncClient:
+        """The same connection for requests that wait by a priority: lower goes first; 0 by default.
+
+        Raises:
+            ValidationError: it is not between -999 and 999.
+        """
+        if not -kserve.MAX_PRIORITY <= priority <= kserve.MAX_PRIORITY:
+            most = kserve.MAX_PRIORITY
+            raise ValidationError(f"priority is {priority}; it must be between -{most} and {most}")
+        other = copy.copy(self)
+        other._priority = priority
         return other
 
     async def models(self) -> list[ModelInfo]:

@@ -74,6 +74,12 @@ class Client:
         other._client = self._client.within(timeout_s)
         return other
 
+    def with_priority(self, priority: int) -> Client:
+        """The same connection with a priority: ``client.with_priority(10).embed(...)``."""
+        other = copy.copy(self)
+        other._client = self._client.with_priority(priority)
+        return other
+
     def models(self) -> list[ModelInfo]:
         """All of Atoll's models on the server."""
         return self._run(self._client.models())

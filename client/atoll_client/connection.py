@@ -47,6 +47,7 @@ class Connection:
         metadata: Sequence[tuple[str, str]] = (),
     ) -> None:
         self.address, self._retries, self._timeout_s = address, retries, timeout_s
+        self._priority: int | None = None
         self._transport = connect(address, tuple(metadata))
         self._known = discovery.Known()
         self._sequences = Sequences(self._transport)
@@ -61,6 +62,7 @@ class Connection:
 
         A request that the server may have begun to work on is never repeated.
         """
+        kserve.prioritize(message, self._priority)
         tries = Tries(self._timeout_s, self._retries)
         while True:
             try:
@@ -70,6 +72,7 @@ class Connection:
 
     async def _responses(self, message: Message, generator: str) -> AsyncGenerator[Message, None]:
         """A generator's responses; the request is repeated if it was refused before the first."""
+        kserve.prioritize(message, self._priority)
         tries = Tries(self._timeout_s, self._retries)
         while True:
             has_begun = False

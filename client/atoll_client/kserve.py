@@ -28,6 +28,10 @@ DTYPES = {
     "BOOL": "?", "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1",
     "INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+# The parameter of a request that orders it among those that wait, and the gateway's header for it:
+# lower goes first. Triton keeps its own `priority` to itself.
+PRIORITY = "x-priority"
+MAX_PRIORITY = 999
 _LENGTH = struct.Struct("<I")
 _OWN, _COUNT = secrets.token_hex(4), itertools.count()
 
@@ -51,6 +55,12 @@ def request(model: str, parameters: Parameters | None = None, request_id: str = 
         elif value is not None:
             message.parameters[name].string_param = value
     return message
+
+
+def prioritize(message: Message, priority: int | None) -> None:
+    """Sets a request's priority, unless it has one or ``priority`` is None."""
+    if priority is not None and PRIORITY not in message.parameters:
+        message.parameters[PRIORITY].int64_param = priority
 
 
 def add_texts(

@@ -127,6 +127,10 @@ class Settings:
     max_concurrent_requests: int = _setting(
         512, "requests in progress before new ones are refused", group="limits", least=1
     )
+    priority_aging_s: float = _setting(
+        30.0, "seconds of waiting that count as much as one priority; 0: priorities have no effect",
+        group="limits", least=0,
+    )  # fmt: skip
 
     max_input_tokens: int | None = _setting(
         None, "longest prompt; if unset, max_total_tokens - 1", group="generate", least=1
@@ -210,17 +214,13 @@ class Settings:
         group="generate", least=1,
     )  # fmt: skip
     tool_call_parser: str | None = _setting(
-        None,
-        "format of the model's tool calls, by vLLM's names, json or none; told by the chat "
-        "template if unset",
-        group="generate",
-    )
+        None, "format of the model's tool calls, by vLLM's names, json or none; told by the chat "
+        "template if unset", group="generate",
+    )  # fmt: skip
     reasoning_parser: str | None = _setting(
-        None,
-        "format of the model's reasoning, by vLLM's names, or none; told by the chat template if "
-        "unset",
-        group="generate",
-    )
+        None, "format of the model's reasoning, by vLLM's names, or none; told by the chat "
+        "template if unset", group="generate",
+    )  # fmt: skip
     max_preparation_s: float = _setting(
         30.0,
         "seconds within which a grammar must be compiled and a long prompt tokenized",

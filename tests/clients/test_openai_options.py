@@ -93,7 +93,7 @@ def test_what_is_wrong_with_a_prompt_names_it(http: httpx.Client) -> None:
         ({"num_beams": 2, "use_beam_search": False}, "num_beams", "use_beam_search"),
         ({"length_penalty": 2}, "length_penalty", "num_beams is 1"),
         ({"early_stopping": "soon"}, "early_stopping", "soon"),
-        ({"priority": 3}, "priority", "not supported"),
+        ({"priority": -1000}, "priority", "-1000"),
         ({"prompt_logprobs": 1}, "prompt_logprobs", "not supported"),
         ({"no_such_field": 1}, "no_such_field", "unknown"),
         ({"stop": ["a", ""]}, "stop", "empty"),

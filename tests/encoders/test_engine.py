@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -57,3 +58,30 @@ def test_a_forward_that_fails(engine: EncoderEngine) -> None:
     assert isinstance(answers.get(timeout=TIMEOUT_S), GenerationError)
     engine.submit([_item(answers, [1])])
     assert answers.get(timeout=TIMEOUT_S) == 1
+
+
+def test_what_waits_is_run_by_priority() -> None:
+    """While the first text is computed, the others arrive."""
+    has_begun, may_end, order = threading.Event(), threading.Event(), list[int]()
+
+    def forward(batch: Batch, items: Sequence[Item]) -> list[object]:
+        order.extend(len(item.ids) for item in items)
+        has_begun.set()
+        assert may_end.wait(TIMEOUT_S)
+        return [None] * len(items)
+
+    engine = EncoderEngine(
+        forward, torch.device("cpu"), max_batch_tokens=64, max_batch_requests=1,
+        priority_aging_s=30.0,
+    )  # fmt: skip
+    answers: queue.SimpleQueue[object] = queue.SimpleQueue()
+    engine.start()
+    engine.submit([_item(answers, [1])])
+    assert has_begun.wait(TIMEOUT_S)
+    for length, priority in ((2, 0), (3, 1), (4, -1), (5, 0)):
+        engine.submit([_item(answers, [1] * length, priority=priority)])
+    may_end.set()
+    for _ in range(5):
+        answers.get(timeout=TIMEOUT_S)
+    engine.stop()
+    assert order == [1, 4, 2, 5, 3]

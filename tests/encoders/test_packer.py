@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from atoll.encoders.packer import Item, batch_of, take
+from atoll.encoders.packer import Item, batch_of, place, take
 
 
 def item(length: int, type_ids: Sequence[int] | None = None) -> Item:
@@ -29,6 +29,17 @@ def test_packs_are_filled_in_order(max_items: int | None, packs: list[list[int]]
     while waiting:
         found.append([len(one.ids) for one in take(waiting, 10, max_items)])
     assert found == packs
+
+
+def test_texts_wait_by_when_they_are_due() -> None:
+    """Those of a request side by side, and behind those of equal ones that came before."""
+    waiting: deque[Item] = deque()
+    for due, lengths in ((5.0, [1, 2]), (7.0, [3]), (4.0, [4, 5]), (5.0, [6]), (9.0, [])):
+        items = [item(length) for length in lengths]
+        for one in items:
+            one.due = due
+        place(waiting, items)
+    assert [len(one.ids) for one in waiting] == [4, 5, 1, 2, 6, 3]
 
 
 def test_texts_stand_one_behind_the_other() -> None:

@@ -1,10 +1,13 @@
 """What the scheduler does, with a model that says what the cache really holds."""
 
+from types import SimpleNamespace
+
 import pytest
 from driving import EchoModel, generate, make_core, request, run
 
 from atoll.config import Settings
-from atoll.engine.request import FinishReason
+from atoll.engine import waiting
+from atoll.engine.request import FinishReason, RequestState
 
 
 def test_the_youngest_is_preempted_and_its_answer_is_the_same() -> None:
@@ -114,6 +117,55 @@ def test_requests_are_served_in_order() -> None:
         assert core.stats().num_running <= 2
         ends += [i for i, s in enumerate(sinks) if s.ended.is_set() and i not in ends]
     assert ends == sorted(ends)
+
+
+@pytest.mark.parametrize(("aging_s", "order"), [
+    (30.0, [2, 5, 0, 4, 1, 3]), (0.0, [0, 1, 2, 3, 4, 5]),
+])
+def test_lower_priorities_are_served_first(aging_s: float, order: list[int]) -> None:
+    """Of equal ones, the first to come; with 0, the setting turns priorities off."""
+    core = make_core(EchoModel(), max_batch_size=1, priority_aging_s=aging_s)
+    made = [request([i], 3, priority=priority) for i, priority in enumerate((0, 5, -1, 5, 0, -1))]
+    for one, _ in made:
+        core.add(one)
+    ends: list[int] = []
+    while core.is_busy:
+        core.step()
+        ends += [i for i, (_, s) in enumerate(made) if s.ended.is_set() and i not in ends]
+    assert ends == order
+
+
+def test_no_request_waits_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of priority 1 goes before those of priority 0 that came 30 s after it or later."""
+    times = iter((0.0, 29.0, 31.0))
+    monkeypatch.setattr(waiting, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    queue = waiting.WaitingQueue(30.0)
+    low, soon, late = (RequestState(request([1], priority=one)[0]) for one in (1, 0, 0))
+    for sequence in (low, soon, late):
+        queue.add(sequence)
+    assert list(queue) == [soon, low, late]
+    assert waiting.last_due([late, soon, low]) is late
+    queue.remove(low)
+    queue.put_back(low)
+    assert list(queue) == [soon, low, late]
+
+
+def test_the_lowest_class_is_preempted_first() -> None:
+    """Though it was there first; without priorities, the younger one would be."""
+    model = EchoModel()
+    core = make_core(model, num_blocks=12, prefix_caching=False)
+    made = [request([i] * 6, 30, priority=priority) for i, priority in enumerate((5, 0))]
+    for one, _ in made:
+        core.add(one)
+        core.step()
+    low, high = core.scheduler.running
+    while not made[1][1].ended.is_set():
+        assert high in core.scheduler.running
+        core.step()
+        core.scheduler.check_integrity()
+    assert core.stats().num_preemptions == 1 and list(core.scheduler.waiting) == [low]
+    run(core)
+    assert [sink.ids for _, sink in made] == [model.echo([i] * 6, 30) for i in range(2)]
 
 
 def test_waiting_served_ratio_delays_newcomers() -> None:

@@ -199,8 +199,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"response_format": {"type": "text", "foo": 1}}, "response_format.foo", "unknown_parameter"),
     ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
     ({"functions": []}, "functions", "unsupported_parameter"),
-    ({"priority": 1}, "priority", "unsupported_parameter"),
-    ({"priority": False}, "priority", "unsupported_parameter"),
+    ({"priority": 1000}, "priority", "invalid_value"),
+    ({"priority": False}, "priority", "invalid_type"),
     ({"tools": [{"type": "custom", "custom": {"name": "f"}, "function": {"name": "f"}}]},
      "tools[0].custom", "unsupported_parameter"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
@@ -241,7 +241,7 @@ def test_a_value_without_any_of_a_fields_types() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"modalities": ["text"], "priority": 0, "n": None, "audio": None, "foo": None},
+        {"modalities": ["text"], "n": None, "audio": None, "foo": None},
         {"store": True, "metadata": {"a": "b"}, "user": "me", "service_tier": "auto"},
         {"messages": [{"role": "user", "content": "a", "x": None}]},
     ],

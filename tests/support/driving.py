@@ -71,6 +71,7 @@ def request(
     session_id: str | None = None,
     adapter_id: str | None = None,
     grammar: Any = None,
+    priority: int = 0,
     **options: Any,
 ) -> tuple[Request, Collector]:
     """A request with a fresh id, and its sink."""
@@ -79,6 +80,7 @@ def request(
     made = Request(
         f"r{next(_ids)}", tuple(prompt), sampling, sink,
         session_id=session_id, adapter_id=adapter_id, grammar=grammar,
+        priority=priority,
     )  # fmt: skip
     return made, sink
 

@@ -69,6 +69,9 @@ def infer(
             help="Beams of a search for the answer; by default, the model's files decide."
         ),
     ] = None,
+    priority: Annotated[
+        int | None, typer.Option(help="Of the requests that wait, lower goes first; -999 to 999.")
+    ] = None,
     url: Url = URL,
     key: Key = None,
     timeout: Timeout = 600.0,
@@ -89,6 +92,7 @@ def infer(
     if num_beams is not None:
         options["num_beams"] = num_beams
     with connect(url, timeout, key) as client:
+        client = client if priority is None else client.with_priority(priority)
         models, generator = _models(client), model.removesuffix("-session")
         found = models.get(model)
         task = found.task if found else None

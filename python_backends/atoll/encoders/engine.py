@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 
 import torch
 
-from atoll.encoders.packer import PREFERRED_TOKENS, Item, batch_of, take
+from atoll.encoders.packer import PREFERRED_TOKENS, Item, batch_of, place, take
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady
 from atoll.layers import Batch
 from atoll_kernels.device import enter
@@ -30,6 +30,7 @@ Forward = Callable[[Batch, Sequence[Item]], Sequence[object]]
 class EncoderEngine:
     """A queue, a thread, and the function that runs batches.
 
+    priority_aging_s: see ``engine.waiting``.
     on_pack: called after every batch with its items, its number of tokens, its start
         (``time.monotonic``) and the seconds it took.
     """
@@ -41,12 +42,13 @@ class EncoderEngine:
         *,
         max_batch_tokens: int,
         max_batch_requests: int | None = None,
+        priority_aging_s: float = 0.0,
         on_pack: Callable[[Sequence[Item], int, float, float], None] = lambda *_: None,
     ) -> None:
         self._forward, self._device, self._on_pack = forward, device, on_pack
         is_cpu = device.type == "cpu"
         self._max_tokens = min(max_batch_tokens, PREFERRED_TOKENS) if is_cpu else max_batch_tokens
-        self._max_items = max_batch_requests
+        self._max_items, self._aging_s = max_batch_requests, priority_aging_s
         self._waiting: deque[Item] = deque()  # only used by the thread
         # A condition would wake the thread twice, since its notifier still holds the lock.
         self._arrivals: SimpleQueue[Sequence[Item]] = SimpleQueue()
@@ -73,7 +75,7 @@ class EncoderEngine:
         """
         now = time.monotonic()
         for item in items:
-            item.queued = now
+            item.queued, item.due = now, now + item.priority * self._aging_s
         with self._lock:
             if self._is_stopping:
                 raise self._not_ready()
@@ -115,7 +117,7 @@ class EncoderEngine:
     def _turn(self) -> bool:
         """Runs a batch of the items that have arrived; False: the engine is stopping."""
         if not self._waiting:
-            self._waiting.extend(self._arrivals.get())
+            place(self._waiting, self._arrivals.get())
         self._collect()
         if self._is_stopping:
             return False
@@ -130,7 +132,7 @@ class EncoderEngine:
         """Moves items that have arrived to the waiting ones, without blocking."""
         with contextlib.suppress(Empty):
             while True:
-                self._waiting.extend(self._arrivals.get_nowait())
+                place(self._waiting, self._arrivals.get_nowait())
 
     def _run(self, pack: list[Item]) -> None:
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Chooses the waiting texts for the next forward pass, and builds the batch.
+"""Orders the waiting texts, chooses those for the next forward pass, and builds the batch.
 
 Texts are concatenated without padding: a batch has as many rows as tokens. What several texts of a
 request begin with, a reranker's query, is in it once.
@@ -6,6 +6,7 @@ request begin with, a reranker's query, is in it once.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class Item:
     prefix: the beginning of ``ids``, shorter than them, which is computed once for all neighbours
         in the queue that have the same array here.
     pixels: (patches, values of a patch), of an image, whose ids mean nothing.
+    priority: lower goes first. due: by which texts wait: ``queued``, and a time for each priority.
     """
 
     ids: Ids
@@ -59,10 +61,25 @@ class Item:
     num_attended: int | None = None
     prefix: Ids | None = None
     pixels: npt.NDArray[np.uint8] | None = None
+    priority: int = 0
+    due: float = field(default=0.0)
+
+
+def place(waiting: deque[Item], items: Sequence[Item]) -> None:
+    """Queues a request's items, which are due together, behind all that are due no later."""
+    if not items:
+        return
+    at = len(waiting)
+    if waiting and waiting[-1].due > items[0].due:
+        at = bisect_right(waiting, items[0].due, key=lambda item: item.due)
+    num_behind = len(waiting) - at
+    waiting.rotate(num_behind)
+    waiting.extend(items)
+    waiting.rotate(-num_behind)
 
 
 def take(waiting: deque[Item], max_tokens: int, max_items: int | None) -> list[Item]:
-    """Removes the next batch from the queue, first come, first served; at least one item.
+    """Removes the next batch from the queue, in its order; at least one item.
 
     Stops at ``max_tokens`` and at ``max_items``.
     """

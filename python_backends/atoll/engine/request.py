@@ -182,7 +182,7 @@ class Request:
     reused, and kept afterwards. grammar: constrains the answer. encoder_ids: the input of an
     encoder-decoder, whose prompt is the decoder's start token. features: (frames, features) of a
     sound, whose ``encoder_ids`` only say how many outputs the encoder has. other_sinks: of a beam
-    search's answers behind the best one.
+    search's answers behind the best one. priority: lower goes first.
     """
 
     request_id: str
@@ -195,6 +195,7 @@ class Request:
     encoder_ids: tuple[int, ...] = ()
     other_sinks: tuple[Sink, ...] = ()
     features: npt.NDArray[np.float32] | None = None
+    priority: int = 0
     arrival: float = field(default_factory=time.monotonic)
 
     @property
@@ -219,7 +220,7 @@ class RequestState:
     request's first step. state: of the recurrent layers, if there are any. adapter: number of the
     LoRA adapter; -1: none. key_length: see ``layers.rotary.RopeSpec.key_length``. beams: of a
     search, all states of the request, best first; a list that they share. copies: of blocks, before
-    the next step, as (group, from, to).
+    the next step, as (group, from, to). due: see ``engine.waiting``.
     """
 
     def __init__(
@@ -233,8 +234,7 @@ class RequestState:
         self.request, self.adapter = request, adapter
         self.token_ids = list(request.prompt_ids)
         self.num_prompt_tokens = len(request.prompt_ids)
-        self.num_computed_tokens = 0
-        self.num_cached_tokens = 0
+        self.num_computed_tokens = self.num_cached_tokens = 0
         self.draft: list[int] = []
         root = request.cache_root
         self.root = root if key_length is None else (root, key_length)
@@ -246,9 +246,8 @@ class RequestState:
         self.beams = [self] if request.options.num_beams > 1 else []
         # The first token has no log-probability.
         self.prompt_logprobs = [Token(request.prompt_ids[0])]
-        self.matcher: Matcher | None = (
-            None if request.grammar is None else request.grammar.matcher()
-        )
+        grammar, self.due = request.grammar, request.arrival
+        self.matcher: Matcher | None = None if grammar is None else grammar.matcher()
         self.scheduled: float | None = None
         self.first_token: float | None = None
 

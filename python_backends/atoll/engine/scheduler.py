@@ -3,15 +3,15 @@
 There are no prefill and decode phases. Every sequence has tokens and computed tokens, and a step
 lets the second catch up with the first: by one token in decoding, by a chunk in a long prompt.
 Decoding sequences go first; prompts share the budget of ``max_batch_prefill_tokens``. When the
-cache is full, the youngest sequence is preempted: its blocks are freed and computed again later.
-Where a model has recurrent layers, a sequence has a state slot whenever it has blocks. The beams of
-a search are sequences that are scheduled, preempted and ended together.
+cache is full, the youngest sequence of the lowest class is preempted (``engine.waiting``): its
+blocks are freed and computed again later. Where a model has recurrent layers, a sequence has a
+state slot whenever it has blocks. The beams of a search are sequences that are scheduled, preempted
+and ended together.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 
 from atoll.engine.blocks import OutOfBlocks
@@ -22,6 +22,7 @@ from atoll.engine.plan import PlannedRequest, StepPlan, planned
 from atoll.engine.request import RequestState
 from atoll.engine.session_cache import SessionCache
 from atoll.engine.state_slots import HeldState, StateSlots
+from atoll.engine.waiting import WaitingQueue, last_due
 
 _Scheduled = tuple[RequestState, int, bool]
 
@@ -35,15 +36,15 @@ class Scheduler:
         """states: None if no layer is recurrent."""
         self.cache, self.limits, self.states = cache, limits, states or StateSlots()
         self.session_cache = SessionCache(cache, self.states)
-        self.waiting: deque[RequestState] = deque()
-        self.running: list[RequestState] = []  # oldest first
+        self.waiting = WaitingQueue(limits.priority_aging_s)
+        self.running: list[RequestState] = []  # in the order of their admission
         self.num_preemptions = 0
         self._unfit: list[RequestState] = []
         self._steps_since_admission = 0
 
     def add(self, sequence: RequestState) -> None:
         """Queues a new sequence."""
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def schedule(self, draft: Callable[[RequestState], list[int]] | None = None) -> StepPlan:
         """Plans the next step; mutates block tables. ``draft`` guesses tokens when decoding."""
@@ -162,7 +163,7 @@ class Scheduler:
         return count
 
     def _admit(self, budget: int, plan: list[_Scheduled]) -> None:
-        """Starts waiting sequences, first come first served.
+        """Starts waiting sequences in their order.
 
         An encoder's input cannot be split: one that exceeds the budget gets a separate step.
         """
@@ -249,9 +250,9 @@ class Scheduler:
 
     def _reserve(self, sequence: RequestState, count: int) -> bool:
         """Allocates blocks for ``count`` more tokens, if necessary by evicting idle conversations
-        and preempting younger sequences.
+        and preempting sequences that are due later.
 
-        False: the sequence itself was the youngest and has been preempted.
+        False: the sequence itself was due last and has been preempted.
         """
         while True:
             try:
@@ -263,26 +264,28 @@ class Scheduler:
             except OutOfBlocks:
                 if self.session_cache.evict():
                     continue
-                youngest = self.running[-1]
-                if self.running[0] in youngest.members:
-                    # It is alone: preempting it would start it over forever.
-                    self._stop(youngest)
-                    self._unfit.append(self.waiting.popleft())
+                last = last_due(self.running)
+                is_own = sequence in last.members
+                is_alone = len(last.members) == len(self.running)
+                stopped = self._stop(last)
+                if is_alone:  # preempting it would start it over forever
+                    self.waiting.remove(stopped)
+                    self._unfit.append(stopped)
                     return False
-                is_own = sequence in youngest.members
-                self._stop(youngest)
                 self.num_preemptions += 1
                 if is_own:
                     return False
             else:
                 return True
 
-    def _stop(self, sequence: RequestState) -> None:
-        """Has a sequence wait in front of all others; a search begins again."""
+    def _stop(self, sequence: RequestState) -> RequestState:
+        """Has a sequence wait again; returns it, or the one by which a search begins again."""
         for member in sequence.members:
             self._remove(member)
             self._release(member)
-        self.waiting.appendleft(restarted(sequence) if sequence.beams else sequence)
+        stopped = restarted(sequence) if sequence.beams else sequence
+        self.waiting.put_back(stopped)
+        return stopped
 
     def _release(self, sequence: RequestState) -> None:
         """Frees all of a sequence's blocks; their tokens may be computed again later."""

@@ -117,6 +117,7 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
         max_mixed_prefill_tokens=_MIXED_PREFILL.get(loaded.runner.device.type, 1024),
         waiting_served_ratio=settings.waiting_served_ratio,
         max_waiting_tokens=settings.max_waiting_tokens,
+        priority_aging_s=settings.priority_aging_s,
     )
 
 

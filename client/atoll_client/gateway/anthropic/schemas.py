@@ -147,7 +147,7 @@ class MessagesBody(CountTokensBody):
 
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = no_effect(
-        "all requests wait in the same queue"
+        "requests are ordered by the header x-priority"
     )
 
     billing_policy: Any = refused("nothing is billed")

@@ -10,8 +10,8 @@ from typing_extensions import NotRequired, TypedDict
 from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.arrays import Vectors
 from atoll_client.gateway.core.embed_parts import ContentPart, ImageUri, Part, only_part
-from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Strict
+from atoll_client.gateway.core.fields import refused
+from atoll_client.gateway.core.schemas import Priority, Strict
 from atoll_client.gateway.openai.embeddings_schemas import NimCut
 
 InputType = Literal["search_document", "search_query", "classification", "clustering", "image"]
@@ -37,9 +37,9 @@ class CohereEmbedBody(Strict):
     embedding_types: list[EmbeddingType] = Field(["float"], min_length=1)
     output_dimension: int | None = None
     truncate: NimCut = "END"
+    priority: Priority | None = None
 
     max_tokens: Any = refused("inputs are truncated to the model's limit")
-    priority: int | None = no_effect("all requests wait in the same queue")
 
     def parts(self) -> tuple[str, list[Part] | None]:
         """The field that holds the inputs, and these if they may be images.

@@ -20,7 +20,7 @@ from atoll_client.errors import GenerationError, TooMuch, ValidationError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.schemas import Inputs, batch
 from atoll_client.gateway.core.web import Request
-from atoll_client.kserve import Message
+from atoll_client.kserve import Message, prioritize
 from atoll_client.types import Embeddings, Entity, Floats, ModelInfo, SparseVector
 
 R = TypeVar("R")
@@ -164,10 +164,12 @@ class Encoder(NamedTuple):
         size: int | None = None,
     ) -> list[T]:
         """The responses to all rows, in parts of ``size``, or what the model accepts at once."""
-        pool, metadata = self.context.pool, self.request.metadata
+        pool, metadata, priority = self.context.pool, self.request.metadata, self.request.priority
 
         async def part(some: Sequence[R]) -> T:
-            return read(await pool.infer(message_of(some), metadata))
+            message = message_of(some)
+            prioritize(message, priority)
+            return read(await pool.infer(message, metadata))
 
         self.request.server_started = time.perf_counter()
         return await in_parts(rows, size or self.model.max_client_batch_size, False, part)

@@ -53,6 +53,7 @@ async def stream(
         job.model.name, job.prompt, job.sampling, stream=is_stream, wanted=job.wanted,
         request_id=request.request_id,
     )  # fmt: skip
+    kserve.prioritize(message, request.priority)
     ended = False
     responses = context.pool.stream(message, request.metadata)
     async with contextlib.aclosing(responses):

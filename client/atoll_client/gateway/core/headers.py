@@ -14,13 +14,15 @@ import secrets
 
 from starlette.datastructures import Headers
 
-from atoll_client.errors import Unauthorized
+from atoll_client.errors import Unauthorized, ValidationError
 from atoll_client.gateway.core.settings import listed
+from atoll_client.kserve import MAX_PRIORITY, PRIORITY
 
 # Names of authentication schemes are not case-sensitive.
 _BASIC = re.compile("basic +", re.IGNORECASE)
 _BEARER = re.compile("bearer +", re.IGNORECASE)
 _LENGTH = re.compile(r"[0-9]{1,20}")
+_PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,256}")
 
 # W3C Trace Context, level 2. Versions after 00 may have more fields.
@@ -44,6 +46,23 @@ def request_id(headers: Headers) -> str:
     """``x-request-id`` if it is at most 256 printable ASCII characters, else a new id."""
     given = joined(headers, "x-request-id")
     return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def read_priority(headers: Headers) -> int | None:
+    """``x-priority``; None: it is missing.
+
+    Raises:
+        ValidationError: it is not an integer between -999 and 999.
+    """
+    given = joined(headers, PRIORITY).strip(" \t")
+    if not given:
+        return None
+    if not _PRIORITY.fullmatch(given):
+        raise ValidationError(
+            f"the header {PRIORITY} is {given!r:.80}; it must be an integer between "
+            f"-{MAX_PRIORITY} and {MAX_PRIORITY}"
+        )
+    return int(given)
 
 
 def announced_bytes(headers: Headers) -> int:

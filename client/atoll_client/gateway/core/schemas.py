@@ -8,10 +8,10 @@ With the setting ``unknown_fields``, all routes do the same.
 from __future__ import annotations
 
 import logging
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from atoll_client.errors import EmptyInputError, ValidationError
@@ -21,12 +21,15 @@ from atoll_client.gateway.core.forms import is_form, read_form
 from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.json_text import parse
+from atoll_client.kserve import MAX_PRIORITY
 
 logger = logging.getLogger(__name__)
 Body = TypeVar("Body", bound=BaseModel)
 
 # A text, texts, token ids, or lists of token ids.
 Inputs = str | list[str] | list[int] | list[list[int]]
+# Lower goes first; a body's field `priority` goes before the header.
+Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
 _STRICT = ("openai", "anthropic")
 # The most unknown fields of a body that are named.
 _MAX_NAMED = 20
@@ -85,7 +88,7 @@ def _given(checked: Any, value: Any) -> Any:
 
 
 def read(request: Request, context: Context, kind: type[Body]) -> Body:
-    """The request's body, checked.
+    """The request's body, checked; its field ``priority`` becomes the request's.
 
     Raises:
         MalformedRequest: not JSON, or a key occurs twice. ValidationError: a field is missing,
@@ -101,6 +104,7 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
         raise first_problem(error, given, kind) from None
     if isinstance(body, Strict):
         _report(request, context, list(unknown(body)))
+    request.body_priority = getattr(body, "priority", None)
     return body
 
 

@@ -16,7 +16,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from atoll_client.errors import TooLarge
-from atoll_client.gateway.core.headers import announced_bytes, request_id, trace_context
+from atoll_client.gateway.core.headers import (
+    announced_bytes,
+    read_priority,
+    request_id,
+    trace_context,
+)
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -43,6 +48,7 @@ class Request(StarletteRequest):
         started, server_started: when it arrived, and when a server was asked, on ``perf_counter``.
         deadline_s: the timeout of a gRPC client.
         unknown_fields: fields of the body that were ignored.
+        body_priority: of a body that has the field ``priority``.
     """
 
     def __init__(self, scope: Scope, *way: Any) -> None:
@@ -58,6 +64,7 @@ class Request(StarletteRequest):
         self.trace: dict[str, str] | None = None
         self.deadline_s: float | None = None
         self.unknown_fields: list[str] = []
+        self.body_priority: int | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> Request:
@@ -77,6 +84,15 @@ class Request(StarletteRequest):
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """The gRPC metadata of every call to a server: the trace context."""
         return tuple((self.trace or trace_context(self.headers)).items())
+
+    @property
+    def priority(self) -> int | None:
+        """By the body or, if it has none, by the header ``x-priority``; None: by neither.
+
+        Raises:
+            ValidationError: the header is wrong.
+        """
+        return read_priority(self.headers) if self.body_priority is None else self.body_priority
 
     def part(self, raw: bytes = b"") -> Request:
         """A request inside this one, with its own body, labels and start time."""

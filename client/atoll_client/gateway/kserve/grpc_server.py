@@ -109,6 +109,7 @@ class InferenceService:
                 "ModelInfer RPC doesn't support models with decoupled transaction policy"
             )
         signature.check(message)
+        signature.prioritize(message, request.priority)
         message.parameters.pop(EMPTY_FINAL, None)
         return await self._upstream.infer(
             signature, message, remaining_s(request, self._context), request.metadata

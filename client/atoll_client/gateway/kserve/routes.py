@@ -134,6 +134,7 @@ async def infer(
     )  # fmt: skip
     input_text.adapt(asked.message, signature)
     signature.check(asked.message)
+    signature.prioritize(asked.message, request.priority)
     response = await context.upstream.infer(
         signature, asked.message, context.settings.request_timeout_s, request.metadata
     )
@@ -180,6 +181,7 @@ async def _generation(request: Request, context: Context) -> tuple[_Call, bool]:
     found = read_json(raw, context.settings.payload_limit)
     message = generate.read_generate(found, signature, request.version)
     signature.check(message)
+    signature.prioritize(message, request.priority)
     is_asked = signature.is_ours and signature.is_decoupled and generate.ask_for_kinds(message)
     call = (signature, message, context.settings.request_timeout_s, request.metadata)
     return call, signature.is_ours and not is_asked

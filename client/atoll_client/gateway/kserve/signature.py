@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.tensors import SIZES, check_data, pack
+from atoll_client.kserve import MAX_PRIORITY, prioritize
 
 # Datatypes that classification can sort.
 _SORTED = frozenset(SIZES) - {"BOOL", "FP16", "BF16"}
@@ -90,6 +91,24 @@ class Signature:
         _check_names("output", [tensor.name for tensor in message.outputs])
         for tensor in message.outputs:
             self._check_output(tensor)
+
+    def prioritize(self, message: Any, priority: int | None) -> None:
+        """Orders a request to one of Atoll's models: by its `x-priority`, its `priority`, which
+        Triton would keep to itself, or the request's own.
+
+        Raises:
+            ValidationError: `priority` is too large.
+        """
+        if not self.is_ours:
+            return
+        if "priority" in message.parameters:
+            value = message.parameters["priority"]
+            priority = value.int64_param or value.uint64_param
+            if priority > MAX_PRIORITY:
+                raise ValidationError(
+                    f"parameter 'priority' is {priority}; the most allowed is {MAX_PRIORITY}"
+                )
+        prioritize(message, priority)
 
     def _check_input(self, tensor: Any, request_id: str) -> None:
         declared = self.inputs.get(tensor.name)

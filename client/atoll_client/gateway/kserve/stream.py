@@ -132,6 +132,7 @@ class MessageStream:
         check_version(message.model_version)
         signature = await upstream.signature(message.model_name, message.model_version)
         signature.check(message)
+        signature.prioritize(message, self._request.priority)
         rest = (remaining_s(self._request, self._context), self._request.metadata)
         if signature.is_decoupled:
             turn.skip()

@@ -10,7 +10,7 @@ from atoll_client.errors import EmptyInputError, ValidationError
 from atoll_client.gateway.core.embed_parts import ContentPart, ImageUri, Part, only_part
 from atoll_client.gateway.core.encoders import Direction, Parameters, truncation
 from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Inputs, Strict
+from atoll_client.gateway.core.schemas import Inputs, Priority, Strict
 
 # NVIDIA NIM's names of the end where inputs are cut off.
 NimCut = Literal["NONE", "START", "END"]
@@ -43,6 +43,7 @@ def cut(
 class OtherServers(Strict):
     """How inputs are truncated, and fields that all of vLLM's routes for encoders have."""
 
+    priority: Priority | None = None
     truncate: bool | NimCut | None = None
     truncation_direction: Direction | None = None
 
@@ -52,7 +53,6 @@ class OtherServers(Strict):
     cache_salt: Any = refused("nothing is cached")
     max_length: Any = refused("inputs are truncated to the model's limit")
     mm_processor_kwargs: Any = refused("inputs are texts", {})
-    priority: Any = refused("all requests wait in the same queue", 0)
     request_id: Any = refused("it is in the header x-request-id")
     truncate_prompt_tokens: Any = refused(
         "inputs are truncated to the model's limit, as with -1", -1

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Strict
+from atoll_client.gateway.core.schemas import Priority, Strict
 
 # OpenAI's limit. Each answer is a generation of its own.
 MAX_N = 128
@@ -16,7 +16,7 @@ MAX_TOP_LOGPROBS = 20
 
 _STORED = "nothing is stored"
 _CACHED = "prompts are cached automatically, as long as there is memory"
-_ONE_QUEUE = "all requests wait in the same queue"
+_ONE_QUEUE = "requests are ordered by priority"
 
 
 class StreamOptions(Strict):
@@ -104,6 +104,7 @@ class SamplingFields(Strict):
     min_tokens: int | None = Field(None, ge=0)
     no_repeat_ngram_size: int | None = Field(None, ge=0)
     num_beams: int | None = Field(None, ge=1)
+    priority: Priority | None = None
     repetition_penalty: float | None = Field(None, gt=0)
     skip_special_tokens: bool | None = None
     src_lang: str | None = None
@@ -129,7 +130,6 @@ class SamplingFields(Strict):
     logits_processors: Any = refused("requests cannot contain code", [])
     min_new_tokens: Any = refused("it is called min_tokens here")
     max_new_tokens: Any = refused("it is called max_tokens here")
-    priority: Any = refused(_ONE_QUEUE, 0)
     prompt_logprobs: Any = refused("/v1/completions has echo with logprobs")
     request_id: Any = refused("it is in the header x-request-id")
     return_token_ids: Any = refused("answers are text", False)

@@ -26,6 +26,7 @@ from atoll_client.gateway.openai.transcriptions_schemas import (
     TranslationBody,
     VerboseTranscription,
 )
+from atoll_client.kserve import prioritize
 from atoll_client.speech import Segment, Transcript
 from atoll_client.types import ModelInfo
 
@@ -109,6 +110,7 @@ async def _transcripts(
         "seed": body.seed, "stream": body.stream,
     }  # fmt: skip
     message = speech.transcribe(model.name, body.file, body.prompt, parameters, request.request_id)
+    prioritize(message, request.priority)
     responses = context.pool.stream(message, request.metadata)
     async with contextlib.aclosing(responses):
         async for response in responses:

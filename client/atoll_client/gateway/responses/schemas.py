@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Kept, Strict
+from atoll_client.gateway.core.schemas import Kept, Priority, Strict
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS
 from atoll_client.gateway.responses.items import Item
 from atoll_client.gateway.responses.kinds import HOSTED_TOOLS, LARK, OTHER_INCLUDES
@@ -137,13 +137,14 @@ class ResponseBody(PromptFields):
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
     prompt_cache_retention: str | None = no_effect(_CACHED)
     safety_identifier: str | None = no_effect(_ALIKE)
-    service_tier: str | None = no_effect("all requests wait in the same queue")
+    service_tier: str | None = no_effect("requests are ordered by priority")
     stream_options: ResponseStreamOptions | None = no_effect("events are never padded")
     user: str | None = no_effect(_ALIKE)
 
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     min_p: float | None = Field(None, ge=0, le=1)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
+    priority: Priority | None = None
     repetition_penalty: float | None = Field(None, gt=0)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: str | list[str] | None = None

@@ -44,10 +44,11 @@ class EncoderRequest(ServedRequest):
     """
 
     def __init__(
-        self, work: Work, sender: ResponseSender, streamer: Notified, limit_s: float | None
-    ) -> None:
+        self, work: Work, sender: ResponseSender, streamer: Notified, limit_s: float | None,
+        priority: int = 0,
+    ) -> None:  # fmt: skip
         super().__init__(sender, streamer, num_answers=1, limit_s=limit_s)
-        self.work = work
+        self.work, self.priority = work, priority
         self.rows: list[Any] = [None] * work.num_rows
         self.lengths: list[int] = []
         self.moments = [self.arrival]
@@ -74,6 +75,7 @@ class EncoderRequest(ServedRequest):
                 is_counted=not self.sender.is_canary,
                 prefix=e.prefix,
                 pixels=e.pixels,
+                priority=self.priority,
             )
             for row, e in enumerate(encoded)
         ]

@@ -9,6 +9,7 @@ from typing import Any
 
 from atoll import json_text
 from atoll.errors import ValidationError
+from atoll.serving.requests.priority import PRIORITY
 
 # Other names of an option -> its own.
 ALIASES: Mapping[str, str] = {
@@ -21,6 +22,7 @@ ALIASES: Mapping[str, str] = {
     "lora_name": "adapter_id",
     "truncate_prompt_tokens": "truncate",
     "num_return_sequences": "n",
+    PRIORITY: "priority",
 }
 # Options of the chat template.
 CHAT_NAMES = (
@@ -37,7 +39,7 @@ NAMES: frozenset[str] = frozenset(
         "bad_words_ids", "suppress_tokens", "begin_suppress_tokens",
         "num_beams", "use_beam_search", "length_penalty", "early_stopping",
         "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
-        "adapter_id", "grammar", "response_format", "guided_json", "guided_regex",
+        "adapter_id", "priority", "grammar", "response_format", "guided_json", "guided_regex",
         "guided_choice", "guided_grammar", *CHAT_NAMES,
     }
 )  # fmt: skip

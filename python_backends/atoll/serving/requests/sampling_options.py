@@ -20,6 +20,7 @@ from atoll.engine.request import SamplingOptions
 from atoll.errors import ValidationError
 from atoll.serving.requests.option_names import CHAT_NAMES, canonical, json_object
 from atoll.serving.requests.option_reader import OptionReader
+from atoll.serving.requests.priority import MAX_PRIORITY
 from atoll.serving.requests.search_options import (
     CONSTRAINTS,
     does_sample,
@@ -51,6 +52,7 @@ class GenerateOptions:
     answer of an encoder-decoder begins with.
     kept_special_tokens: the texts of those that are part of the answer in any case.
     reasoning: after which a grammar begins.
+    priority: of waiting requests, lower goes first.
     """
 
     sampling: SamplingOptions
@@ -72,6 +74,7 @@ class GenerateOptions:
     kept_special_tokens: tuple[str, ...] = ()
     reasoning: ReasoningMarks | None = None
     has_usual_length: bool = False
+    priority: int = 0
 
 
 def read_options(
@@ -129,6 +132,7 @@ def read_options(
         kept_special_tokens=_texts(r, "kept_special_tokens"),
         reasoning=ReasoningMarks.read(r.structure("reasoning")),
         has_usual_length=has_usual_length,
+        priority=r.integer("priority", 0, -MAX_PRIORITY, MAX_PRIORITY),
     )
 
 

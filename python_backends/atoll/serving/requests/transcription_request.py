@@ -103,10 +103,10 @@ class TranscriptionRequest(ServedRequest):
 
     def __init__(
         self, name: str, given: Given, options: TranscriptionOptions, sender: ResponseSender,
-        streamer: Notified, limit_s: float | None,
+        streamer: Notified, limit_s: float | None, priority: int = 0,
     ) -> None:  # fmt: skip
         super().__init__(sender, streamer, num_answers=1, limit_s=limit_s)
-        self.given = given
+        self.given, self._priority = given, priority
         self.options, self.is_stream = options, options.is_stream
         self.language = options.language
         self.sound: Sound | None = None
@@ -183,6 +183,7 @@ class TranscriptionRequest(ServedRequest):
             grammar=self._grammar,
             encoder_ids=(0,) * (extractor.num_frames // recognizer.frames_per_output),
             features=extractor.window(sound.features, self._seek, num_frames),
+            priority=self._priority,
         )  # fmt: skip
         recognizer.engine.submit(self._running)
 

@@ -24,6 +24,7 @@ from atoll.models.load_options import prepare_process
 from atoll.serving import model_ops
 from atoll.serving.requests.encoder_request import EncoderRequest, Work
 from atoll.serving.requests.limits import TIMEOUT, time_limit
+from atoll.serving.requests.priority import PRIORITY, read_priority
 from atoll.serving.requests.validation import read_truncation, refuse_empty
 from atoll.serving.tasks.checkpoint_model import CheckpointModel
 from atoll.serving.tasks.routed_encoders import RoutedEncoders
@@ -69,6 +70,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             encoder.options.device,
             max_batch_tokens=settings.max_batch_tokens,
             max_batch_requests=settings.max_batch_requests,
+            priority_aging_s=settings.priority_aging_s,
             on_pack=metrics.computed,
         )
         workers = settings.tokenization_workers or max(1, num_cores() // 2)
@@ -124,9 +126,10 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         self, request: Any, parameters: Mapping[str, Any], sender: ResponseSender
     ) -> EncoderRequest:
         """See ``ServedModel``."""
-        known = self.parameters | {"truncate", "truncation_direction", TIMEOUT}
+        known = self.parameters | {"truncate", "truncation_direction", TIMEOUT, PRIORITY}
         given = tensors.own_parameters(parameters, known)
         limit_s = time_limit(request, given, self.settings.max_request_s)
+        priority = read_priority(given)
         work = self.read(request, given)
         asked = set(request.requested_output_names())
         # A request that names none asks for all that there are.
@@ -134,7 +137,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
             for name, need in {**self.absent(work), model_ops.PARAMETER: "a question"}.items():
                 if name in asked:
                     raise ValidationError(f"output {name} is asked for, which needs {need}")
-        return EncoderRequest(work, sender, self.streamer, limit_s)
+        return EncoderRequest(work, sender, self.streamer, limit_s, priority)
 
     def effort(self, request: EncoderRequest) -> Effort:
         """See ``ServedModel``."""

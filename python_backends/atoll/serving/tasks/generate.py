@@ -136,6 +136,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
                 grammar=grammar,
                 encoder_ids=encoder_ids,
                 other_sinks=tuple(sinks[1:]) if is_search else (),
+                priority=options.priority,
                 arrival=request.arrival,
             )  # fmt: skip
             for index, completion in enumerate(sinks[:1] if is_search else sinks)

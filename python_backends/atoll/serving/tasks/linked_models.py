@@ -14,6 +14,7 @@ from atoll import json_text
 from atoll.errors import EmptyInputError, UnsupportedModel
 from atoll.serving.links import wrong_link
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
+from atoll.serving.requests.priority import PRIORITY
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import model_requests, tensors
 
@@ -21,9 +22,10 @@ from atoll.serving.triton import model_requests, tensors
 _ROWS = 256
 # How the error of a model begins that says which text is wrong.
 _PLACE = re.compile(r"^(text_input|query)\[(\d+)\]")
-# Of the parameters of truncation, models check the rest.
-_TRUNCATION: Mapping[str, Callable[[str, Any], Any]] = {
+# Parameters that go to every model, which checks the rest.
+_SHARED: Mapping[str, Callable[[str, Any], Any]] = {
     "truncate": tensors.as_bool, "truncation_direction": lambda _, side: str(side),
+    PRIORITY: tensors.as_int,
 }  # fmt: skip
 # (input, row) of a linked model -> what the pipeline's own request calls that text.
 Place = Callable[[str, int], str]
@@ -62,27 +64,27 @@ class LinkedModel(ABC):
 
 
 class Search(NamedTuple):
-    """A request: given: its parameters, but for those of truncation, which go to every model."""
+    """A request: shared: its parameters that go to every model. given: the others."""
 
     query: str
     texts: list[str]
     given: dict[str, Any]
-    truncation: dict[str, Any]
+    shared: dict[str, Any]
 
     @classmethod
     def read(cls, request: Any, known: frozenset[str]) -> Search:
         """Raises ValidationError: an input is missing or empty, a parameter is unknown, or there is
         a time limit."""
         given = tensors.own_parameters(
-            tensors.parsed_parameters(request.parameters()), known | {TIMEOUT, *_TRUNCATION}
+            tensors.parsed_parameters(request.parameters()), known | {TIMEOUT, *_SHARED}
         )
         refuse_time_limit(request, given)
         query, texts = tensors.string(request, "query"), tensors.strings(request, "text_input")
         if not query or not texts:
             raise EmptyInputError(f"{'text_input' if query else 'query'} is empty")
-        cut = {name: read(name, given.pop(name)) for name, read in _TRUNCATION.items()
-               if name in given}  # fmt: skip
-        return cls(query, texts, given, cut)
+        shared = {name: read(name, given.pop(name)) for name, read in _SHARED.items()
+                  if name in given}  # fmt: skip
+        return cls(query, texts, given, shared)
 
 
 class Link(NamedTuple):
@@ -139,7 +141,7 @@ class Linked:
         def given(side: str) -> dict[str, Any]:
             kind = {"input_type": side} if side in self.input_types else {}
             prompt = {"prompt_name": prompts[side]} if side in prompts else {}
-            return {**parameters, **search.truncation, **kind, **prompt}
+            return {**parameters, **search.shared, **kind, **prompt}
 
         return await asyncio.gather(
             self.ask(outputs, {"text_input": [search.query]}, lambda *_: "query", given("query")),

@@ -75,6 +75,6 @@ async def reranked(
 
     asked = {"query": [search.query], "text_input": [search.texts[index] for index in kept]}
     outputs = ["score"] if model.task == "multi_vector" else ["score", "logit"]
-    found = await model.ask(outputs, asked, place, search.truncation)
+    found = await model.ask(outputs, asked, place, search.shared)
     parts = [np.concatenate(part).reshape(-1) for part in zip(*found, strict=True)]
     return parts[0], parts[-1]

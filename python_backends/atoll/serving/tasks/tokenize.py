@@ -11,6 +11,7 @@ from atoll.errors import EmptyInputError
 from atoll.models import families, registry
 from atoll.models.detect import decide
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
+from atoll.serving.requests.priority import PRIORITY, read_priority
 from atoll.serving.requests.validation import read_truncation, refuse_empty
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.tasks.embed import PADDING, EmbedModel, counts
@@ -21,7 +22,9 @@ from atoll.text.tokenizer import Tokenizer
 from atoll.weights.modules import transformer_folder
 
 # In an ensemble every step gets all parameters of the request, including the encoder's.
-_PARAMETERS = EmbedModel.parameters | {"truncate", "truncation_direction", TIMEOUT}
+_PARAMETERS = EmbedModel.parameters | {
+    "truncate", "truncation_direction", TIMEOUT, PRIORITY,
+}  # fmt: skip
 
 
 class TokensModel:
@@ -53,6 +56,7 @@ class TokensModel:
     def _answer(self, request: Any) -> Any:
         given = tensors.own_parameters(tensors.parsed_parameters(request.parameters()), _PARAMETERS)
         refuse_time_limit(request, given)
+        read_priority(given)  # which only a queue would use
         truncate, direction = read_truncation(
             given, self.settings.auto_truncate, self.truncation_side
         )

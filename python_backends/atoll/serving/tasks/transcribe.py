@@ -20,6 +20,7 @@ from atoll.audio.reader import (
 from atoll.errors import EmptyInputError, RankLost, ValidationError
 from atoll.serving.engine_loader import load_engine
 from atoll.serving.requests.limits import TIMEOUT, time_limit
+from atoll.serving.requests.priority import PRIORITY, read_priority
 from atoll.serving.requests.transcription import SegmentWriter, to_json
 from atoll.serving.requests.transcription_request import (
     Given,
@@ -41,7 +42,7 @@ _REFUSED = {
     "timestamp_granularities": "times are of segments: those of words are not supported",
     "session_id": "a sound is no conversation",
 }
-_PARAMETERS = frozenset({*_OPTIONS, *_REFUSED, TIMEOUT})
+_PARAMETERS = frozenset({*_OPTIONS, *_REFUSED, TIMEOUT, PRIORITY})
 _NUM_PREPARING = 2
 _ANSWER_S = 2.0
 # Beyond this, decoding may take a second.
@@ -102,11 +103,14 @@ class TranscribeModel(CheckpointModel[TranscriptionRequest]):
             if options.pop(name, None) not in (None, "", "segment"):
                 raise ValidationError(f"{name} is {parameters[name]!r:.80}; {reason}")
         limit_s = time_limit(request, options, self.settings.max_request_s)
+        priority = read_priority(options)
         given = self._read_sound(request)
         # A canary is the same request for every model.
         before = "" if sender.is_canary else tensors.string(request, "text_input") or ""
         read = self._read_options(options, before)
-        return TranscriptionRequest(next(self._names), given, read, sender, self.streamer, limit_s)
+        return TranscriptionRequest(
+            next(self._names), given, read, sender, self.streamer, limit_s, priority
+        )
 
     def effort(self, request: TranscriptionRequest) -> Effort:
         """See ``ServedModel``."""
