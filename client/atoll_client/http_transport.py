@@ -233,6 +233,7 @@ _EVENT_TYPES = {
     "reasoning_state": "BYTES",
     "cumulative_logprob": "FP32", "logprobs": "BYTES", "prompt_logprobs": "BYTES",
     "num_input_tokens": "UINT32", "num_output_tokens": "UINT32",
-    "num_cached_tokens": "UINT32", "token_ids": "INT32",
+    "num_cached_tokens": "UINT32", "num_accepted_tokens": "UINT32",
+    "num_rejected_tokens": "UINT32", "token_ids": "INT32",
     "segments": "BYTES", "language": "BYTES", "duration": "FP32", "control": "BYTES",
 }  # fmt: skip

@@ -167,6 +167,8 @@ def _chunk(found: Mapping[str, Any], index: int, text: str) -> Chunk:
         num_input_tokens=int(at("num_input_tokens", 0)),
         num_output_tokens=int(at("num_output_tokens", 0)),
         num_cached_tokens=int(at("num_cached_tokens", 0)),
+        num_accepted_tokens=int(at("num_accepted_tokens", 0)),
+        num_rejected_tokens=int(at("num_rejected_tokens", 0)),
         cumulative_logprob=None if logprob is None else float(logprob),
         prompt_tokens=_tokens(at("prompt_logprobs", b"[]")),
         reasoning_state=at("reasoning_state", b"").decode(),

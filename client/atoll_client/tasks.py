@@ -104,6 +104,7 @@ class Wanted:
     cumulative_logprob: bool = False
     token_ids: bool = False
     num_cached_tokens: bool = False
+    num_accepted_tokens: bool = False
 
 
 def generate(

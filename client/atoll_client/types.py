@@ -162,6 +162,7 @@ class Chunk:
     finish_reason: "" until the end; then stop or length. stop_string: the one that ended the text.
     reasoning_state: whether the prompt has left reasoning "open" or "closed" it, if the option
     ``reasoning`` is set; in the first chunk.
+    num_accepted_tokens, num_rejected_tokens: of the option ``prediction``, at the end.
     """
 
     text: str
@@ -171,6 +172,8 @@ class Chunk:
     num_input_tokens: int = 0
     num_output_tokens: int = 0
     num_cached_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_rejected_tokens: int = 0
     cumulative_logprob: float | None = None
     prompt_tokens: tuple[Token, ...] = ()
     reasoning_state: str = ""

@@ -124,7 +124,7 @@ def echoes(checkpoints: dict[str, Path]) -> Iterator[Served]:
     from atoll.cli.choose import entry_of
     from atoll.launcher.options import ServerOptions
 
-    own = {"xml": {"tool_call_parser": "qwen3_coder", "max_batch_size": "2"}}
+    own = {"xml": {"tool_call_parser": "qwen3_coder", "max_batch_size": "2", "speculate": "4"}}
     entries = tuple(
         entry_of(str(folder), {"task": "generate", **own.get(name, {})})
         for name, folder in checkpoints.items()

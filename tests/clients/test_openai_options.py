@@ -271,7 +271,7 @@ def test_fields_without_effect_are_taken(client: openai.OpenAI) -> None:
     idle: Any = {
         "user": "me", "store": True, "metadata": {"a": "b"}, "service_tier": "auto",
         "safety_identifier": "x", "prompt_cache_key": "k", "prompt_cache_retention": "24h",
-        "prediction": {"type": "content", "content": "Paris"}, "verbosity": "medium",
+        "verbosity": "medium",
         "modalities": ["text"], "audio": None, "parallel_tool_calls": True,
     }  # fmt: skip
     plain = client.chat.completions.create(messages=CAPITAL, **GREEDY)

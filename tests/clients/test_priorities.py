@@ -29,7 +29,7 @@ LOW: list[tuple[str, Any, dict[str, str]]] = [
 
 
 def _long(num_tokens: int, **more: Any) -> tuple[str, Any, dict[str, str]]:
-    tokens = {"max_tokens": num_tokens, "ignore_eos": True, "stream": True}
+    tokens = {"max_tokens": num_tokens, "min_tokens": num_tokens, "stream": True}
     return "/v1/completions", {"prompt": "a", **tokens, **more}, {}
 
 

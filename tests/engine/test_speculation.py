@@ -1,5 +1,6 @@
 """Guessed tokens save steps and change nothing."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from torch import Tensor
 
 from atoll.engine.request import RequestState
 from atoll.engine.speculation import NgramDraft
+
+PROMPT = [1, 2]
+ANSWER = EchoModel().echo(PROMPT, 40)
 
 
 class LoopModel(EchoModel):
@@ -36,6 +40,44 @@ def test_guesses_what_followed_before() -> None:
     assert guess([1, 2, 3], 3) == []
     assert guess([1, 2, 1, 2], 5, room=3) == [1, 2]
     assert guess([1, 2, 1, 2], 5, room=1) == []
+
+
+def test_guesses_by_a_prediction_go_first() -> None:
+    draft = NgramDraft(3)
+    made, _ = request([1, 2, 5, 1, 2], 100)
+    state = RequestState(dataclasses.replace(made, prediction_ids=(1, 2, 3, 4, 1, 2, 3, 7, 8)))
+    for output, guess in (
+        ([1], [2, 3, 4]), ([1, 2, 3], [4, 1, 2]), ([1, 2, 3, 4, 1, 2, 3], [7, 8]),
+        # Elsewhere it goes on where the same tokens are next, or else where they were.
+        ([1, 2, 3, 9], []), ([1, 2, 3, 9, 2, 3], [7, 8]), ([1, 2, 3, 9, 2, 3, 4], [1, 2, 3]),
+    ):
+        state.token_ids[5:] = output
+        assert draft(state) == guess and state.predicts == bool(guess), output
+    state.token_ids[5:] = [9, 1, 2]
+    assert draft(state) == [3, 4, 1]
+    state.token_ids[5:] = [9, 2, 5]
+    assert draft(state) == [1, 2, 9] and not state.predicts, "the text, where no prediction helps"
+
+
+@pytest.mark.parametrize(
+    ("prediction", "num_accepted", "num_rejected"),
+    [
+        (ANSWER, 31, 0),
+        ([*ANSWER[:18], (ANSWER[18] + 1) % VOCAB, *ANSWER[19:]], 29, 2),
+        ([0] * 40, 0, 0),
+    ],
+)
+def test_a_prediction_saves_steps_and_changes_nothing(
+    prediction: list[int], num_accepted: int, num_rejected: int
+) -> None:
+    made, sink = request(PROMPT, len(ANSWER))
+    core = make_core(EchoModel(), draft=NgramDraft(4))
+    core.add(dataclasses.replace(made, prediction_ids=tuple(prediction)))
+    run(core)
+    assert sink.ids == ANSWER and sink.outcome is not None
+    assert sink.outcome.num_accepted_tokens == num_accepted
+    assert sink.outcome.num_rejected_tokens == num_rejected
+    assert core.stats().num_steps == len(ANSWER) - num_accepted
 
 
 def test_right_guesses_save_steps() -> None:

@@ -68,7 +68,7 @@ from atoll_client.gateway.tgi.schemas import GenerateBody
 
 ASKED: Any = {"messages": [{"role": "user", "content": "Hi"}]}
 # Fields whose holder is refused, or free for the caller to fill.
-CLOSED = ("audio", "functions", "function_call", "moderation", "web_search_options", "prediction",
+CLOSED = ("audio", "functions", "function_call", "moderation", "web_search_options",
           "prompt_cache_options", "custom", "image_url", "input_audio", "file", "metadata",
           "parameters", "prompt_cache_breakpoint", "access_programs", "annotations",
           "background_options", "caller", "context_management", "conversation", "image", "logprobs",

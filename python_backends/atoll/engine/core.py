@@ -173,8 +173,7 @@ class EngineCore:
             if not given:
                 self._fail(sequence, missing_token(sequence, num_given))
                 continue
-            self._counts.num_drafted_tokens += len(row.draft)
-            self._counts.num_accepted_tokens += len(given) - 1
+            self._counts.drafted(sequence, len(row.draft), len(given) - 1)
             try:
                 reason = self._deliver(sequence, given, row)
             except ValidationError as error:  # caused by the request's own options

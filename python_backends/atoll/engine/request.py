@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from atoll.engine.blocks import BlockTable
+from atoll.engine.grammar import Grammar, Matcher
 from atoll.engine.state_slots import HeldState
-from atoll.errors import ValidationError
 
 
 class FinishReason(enum.Enum):
@@ -120,13 +120,18 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended, for its sink."""
+    """How a request ended, for its sink.
+
+    num_accepted_tokens, num_rejected_tokens: of the prediction's tokens that were tried.
+    """
 
     reason: FinishReason
     num_prompt_tokens: int
     num_cached_tokens: int
     num_output_tokens: int
     timing: Timing
+    num_accepted_tokens: int = 0
+    num_rejected_tokens: int = 0
 
 
 class Sink(Protocol):
@@ -148,32 +153,6 @@ class Sink(Protocol):
         """The request has failed."""
 
 
-class Matcher(Protocol):
-    """The state of one answer in its grammar."""
-
-    @property
-    def is_done(self) -> bool:
-        """True once no further token is allowed."""
-
-    def advance(self, token_id: int) -> None:
-        """Accepts the next token."""
-
-    def fill(self, bitmask: npt.NDArray[np.int32], row: int) -> None:
-        """Marks the allowed tokens in a row of the bitmask (rows, words)."""
-
-    def refusal(self) -> ValidationError:
-        """The error of an answer that has no allowed token."""
-
-
-class Grammar(Protocol):
-    """A constraint on an answer. vocab_size: of its matchers' bitmasks, in bits."""
-
-    vocab_size: int
-
-    def matcher(self) -> Matcher:
-        """A new matcher, at the beginning of an answer."""
-
-
 @dataclass(frozen=True, eq=False)
 class Request:
     """One prompt.
@@ -183,6 +162,7 @@ class Request:
     encoder-decoder, whose prompt is the decoder's start token. features: (frames, features) of a
     sound, whose ``encoder_ids`` only say how many outputs the encoder has. other_sinks: of a beam
     search's answers behind the best one. priority: lower goes first.
+    prediction_ids: what much of the answer is expected to be, for speculation.
     """
 
     request_id: str
@@ -196,6 +176,7 @@ class Request:
     other_sinks: tuple[Sink, ...] = ()
     features: npt.NDArray[np.float32] | None = None
     priority: int = 0
+    prediction_ids: tuple[int, ...] = ()
     arrival: float = field(default_factory=time.monotonic)
 
     @property
@@ -221,6 +202,8 @@ class RequestState:
     LoRA adapter; -1: none. key_length: see ``layers.rotary.RopeSpec.key_length``. beams: of a
     search, all states of the request, best first; a list that they share. copies: of blocks, before
     the next step, as (group, from, to). due: see ``engine.waiting``.
+    predicts: whether the draft is from the request's prediction. num_accepted_tokens,
+    num_rejected_tokens: of such drafts.
     """
 
     def __init__(
@@ -236,6 +219,8 @@ class RequestState:
         self.num_prompt_tokens = len(request.prompt_ids)
         self.num_computed_tokens = self.num_cached_tokens = 0
         self.draft: list[int] = []
+        self.predicts = False
+        self.num_accepted_tokens = self.num_rejected_tokens = 0
         root = request.cache_root
         self.root = root if key_length is None else (root, key_length)
         self.tables = tuple(BlockTable(self.root) for _ in range(num_groups))
@@ -295,5 +280,6 @@ class RequestState:
         timing = Timing(self.request.arrival, self.scheduled, self.first_token, time.monotonic())
         num_input_tokens = len(self.request.encoder_ids) or self.num_prompt_tokens
         return Outcome(
-            reason, num_input_tokens, self.num_cached_tokens, self.num_output_tokens, timing
-        )
+            reason, num_input_tokens, self.num_cached_tokens, self.num_output_tokens, timing,
+            self.num_accepted_tokens, self.num_rejected_tokens,
+        )  # fmt: skip

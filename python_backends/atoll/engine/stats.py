@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from atoll.engine.request import RequestState
 from atoll.engine.scheduler import Scheduler
 
 
@@ -16,6 +17,14 @@ class StepCounts:
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
     num_failed_steps: int = 0
+
+    def drafted(self, sequence: RequestState, num_tokens: int, num_accepted: int) -> None:
+        """Counts a draft of ``num_tokens``, also for the request if it is from its prediction."""
+        self.num_drafted_tokens += num_tokens
+        self.num_accepted_tokens += num_accepted
+        if sequence.predicts:
+            sequence.num_accepted_tokens += num_accepted
+            sequence.num_rejected_tokens += num_tokens - num_accepted
 
 
 @dataclass(frozen=True)

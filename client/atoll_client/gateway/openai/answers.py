@@ -26,11 +26,19 @@ class PromptTokensDetails(TypedDict):
     cached_tokens: int
 
 
+class CompletionTokensDetails(TypedDict):
+    """Tokens of the prediction that were tried: those that the answers have, and the others."""
+
+    accepted_prediction_tokens: int
+    rejected_prediction_tokens: int
+
+
 class CompletionUsage(Usage):
     """Tokens of the prompts and of all their completions."""
 
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: NotRequired[CompletionTokensDetails]
 
 
 class StreamProblem(OpenAIProblem):

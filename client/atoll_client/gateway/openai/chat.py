@@ -75,7 +75,10 @@ async def chat(
         [tool.given() for tool in body.tools or ()],
         read_choice(body.tools or (), body.tool_choice),
         {**sampling(body, model, request, None), **_options(body)},
-        Wanted(logprobs=body.logprobs, num_cached_tokens=True),
+        Wanted(
+            logprobs=body.logprobs, num_cached_tokens=True,
+            num_accepted_tokens=body.prediction is not None,
+        ),  # fmt: skip
         bound=constraint(body),
         max_calls=1 if body.parallel_tool_calls is False else None,
     )
@@ -88,8 +91,9 @@ async def chat(
     with OpenAIMessages(model, body, "messages"):
         chunks = await complete_all(request, context, jobs)
     choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
+    counts = usage(chunks, has_prediction=body.prediction is not None)
     answer: answers.ChatCompletion = {
-        **head, "object": "chat.completion", "choices": choices, "usage": usage(chunks),
+        **head, "object": "chat.completion", "choices": choices, "usage": counts,
     }  # fmt: skip
     return reply(answer)
 
@@ -144,7 +148,9 @@ async def _events(
             for piece in writers[index].write(chunk):
                 yield _chunk(found, [{"index": index, **piece}])
     if found.has_usage:
-        yield _chunk(found, [], usage([ends[i] for i in sorted(ends)]))
+        last = [ends[i] for i in sorted(ends)]
+        counts = usage(last, has_prediction=found.body.prediction is not None)
+        yield _chunk(found, [], counts)
 
 
 def _chunk(

@@ -66,7 +66,8 @@ async def completions(
         chunks = [_without_output(chunk) for chunk in chunks]
     best = _best(chunks, body, len(chunks) // len(items))
     choices = [_Choice(body, i, echoes[i // body.n]).add(chunk) for i, chunk in enumerate(best)]
-    return reply(_completion(head, choices, usage(chunks, len(items))))
+    counts = usage(chunks, len(items), has_prediction=body.prediction is not None)
+    return reply(_completion(head, choices, counts))
 
 
 def _completion(
@@ -122,6 +123,7 @@ def _jobs(
         prompt_logprobs=body.logprobs is not None and body.echo,
         cumulative_logprob=body.best_of is not None,
         num_cached_tokens=True,
+        num_accepted_tokens=body.prediction is not None,
     )
     prompts = [
         Prompt(text=item) if isinstance(item, str) else Prompt(input_ids=item) for item in items
@@ -187,7 +189,8 @@ async def _events(
                     del found["usage"]
                 yield found
     if has_usage:
-        counts = usage([ends[i] for i in sorted(ends)], len(jobs) // body.n)
+        last, num_prompts = [ends[i] for i in sorted(ends)], len(jobs) // body.n
+        counts = usage(last, num_prompts, has_prediction=body.prediction is not None)
         yield _completion(head, [], counts)
 
 

@@ -49,6 +49,7 @@ def sampling(
             # OpenAI's seeds may be negative, the model's may not.
             ("seed", None if body.seed is None else body.seed % 2**63),
             ("stop", [body.stop] if isinstance(body.stop, str) else body.stop),
+            ("prediction", body.prediction.text() if body.prediction else None),
             ("truncate", body.truncate_prompt_tokens),
             ("adapter_id", adapter_of(request, body.model, model)),
             *((name, getattr(body, name)) for name in _SAME_NAMES),
@@ -88,16 +89,24 @@ def identity(name: str, prefix: str) -> Identity:
     }
 
 
-def usage(chunks: Sequence[Chunk], num_prompts: int = 1) -> CompletionUsage:
+def usage(
+    chunks: Sequence[Chunk], num_prompts: int = 1, *, has_prediction: bool = False
+) -> CompletionUsage:
     """Tokens of all answers; a prompt counts once for all of its answers."""
     per_prompt = max(len(chunks) // max(num_prompts, 1), 1)
     prompt = sum(chunk.num_input_tokens for chunk in chunks[::per_prompt])
     cached = sum(chunk.num_cached_tokens for chunk in chunks[::per_prompt])
     output = sum(chunk.num_output_tokens for chunk in chunks)
-    return {
+    found: CompletionUsage = {
         "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": cached},
     }  # fmt: skip
+    if has_prediction:
+        found["completion_tokens_details"] = {
+            "accepted_prediction_tokens": sum(chunk.num_accepted_tokens for chunk in chunks),
+            "rejected_prediction_tokens": sum(chunk.num_rejected_tokens for chunk in chunks),
+        }
+    return found
 
 
 def failure(error: AtollError) -> StreamError:

@@ -60,6 +60,27 @@ class StructuredOutputs(Strict):
     disable_fallback: bool | None = no_effect("there is no fallback")
 
 
+class PredictedPart(Strict):
+    """A part of ``prediction.content``."""
+
+    type: Literal["text"]
+    text: str
+    prompt_cache_breakpoint: dict[str, Any] | None = no_effect(_CACHED)
+
+
+class Prediction(Strict):
+    """``prediction``: what much of the answer is expected to be, which only speeds it up."""
+
+    type: Literal["content"]
+    content: str | list[PredictedPart]
+
+    def text(self) -> str:
+        """The whole text."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content)
+
+
 class SamplingFields(Strict):
     """Fields of both routes: OpenAI's, then those of vLLM and other servers."""
 
@@ -68,6 +89,7 @@ class SamplingFields(Strict):
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = Field(None, ge=0)
     n: int = Field(1, ge=1, le=MAX_N)
+    prediction: Prediction | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     response_format: ResponseFormat | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
@@ -78,7 +100,6 @@ class SamplingFields(Strict):
     top_p: float | None = Field(None, gt=0, le=1)
 
     metadata: dict[str, Any] | None = no_effect(_STORED)
-    prediction: dict[str, Any] | None = no_effect("it only affects speed")
     prompt_cache_key: str | None = no_effect(_CACHED)
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
     prompt_cache_retention: str | None = no_effect(_CACHED)

@@ -39,8 +39,8 @@ NAMES: frozenset[str] = frozenset(
         "bad_words_ids", "suppress_tokens", "begin_suppress_tokens",
         "num_beams", "use_beam_search", "length_penalty", "early_stopping",
         "add_special_tokens", "logprobs", "top_logprobs", "prompt_logprobs", "truncate", "suffix",
-        "adapter_id", "priority", "grammar", "response_format", "guided_json", "guided_regex",
-        "guided_choice", "guided_grammar", *CHAT_NAMES,
+        "adapter_id", "priority", "prediction", "grammar", "response_format", "guided_json",
+        "guided_regex", "guided_choice", "guided_grammar", *CHAT_NAMES,
     }
 )  # fmt: skip
 # vLLM options that are not supported here -> their neutral values, which are accepted.

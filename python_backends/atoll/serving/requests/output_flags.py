@@ -22,6 +22,7 @@ class OutputFlags:
     num_input_tokens: bool = False
     num_output_tokens: bool = False
     num_cached_tokens: bool = False
+    num_accepted_tokens: bool = False
     token_ids: bool = False
 
 

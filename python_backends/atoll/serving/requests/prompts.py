@@ -120,6 +120,16 @@ class PromptEncoder:
             )
         return Encoded(ids, _reasoning_state(prompt, options, text or ""))
 
+    def prediction(self, options: GenerateOptions) -> tuple[int, ...]:
+        """Token ids of what the answer is expected to be; empty where that is not known.
+
+        Raises:
+            ValidationError: one is outside the vocabulary.
+        """
+        ids = self._tokenizer.encode(options.prediction, False) if options.prediction else []
+        check_ids("prediction", ids, self._limits.vocab_size)
+        return tuple(ids)
+
     def answer_start(self, options: GenerateOptions) -> tuple[int, ...]:
         """What the decoder of an encoder-decoder is given of the answer; empty for a decoder.
 

@@ -71,6 +71,12 @@ def _outputs(
     if returned.num_cached_tokens:
         counts = [c.outcome.num_cached_tokens if c.outcome else 0 for c in completions]
         outputs["num_cached_tokens"] = np.array(counts, np.uint32)
+    if returned.num_accepted_tokens:
+        ended = [c.outcome for c in completions]
+        accepted = [o.num_accepted_tokens if o else 0 for o in ended]
+        rejected = [o.num_rejected_tokens if o else 0 for o in ended]
+        outputs["num_accepted_tokens"] = np.array(accepted, np.uint32)
+        outputs["num_rejected_tokens"] = np.array(rejected, np.uint32)
     if returned.token_ids:
         ids = [one.token.id for tokens in gained for one in tokens]
         outputs["token_ids"] = np.array(ids, np.int32)

@@ -52,7 +52,8 @@ class GenerateOptions:
     answer of an encoder-decoder begins with.
     kept_special_tokens: the texts of those that are part of the answer in any case.
     reasoning: after which a grammar begins.
-    priority: of waiting requests, lower goes first.
+    priority: of waiting requests, lower goes first. prediction: what much of the answer is expected
+    to be, which only speeds it up.
     """
 
     sampling: SamplingOptions
@@ -75,6 +76,7 @@ class GenerateOptions:
     reasoning: ReasoningMarks | None = None
     has_usual_length: bool = False
     priority: int = 0
+    prediction: str | None = None
 
 
 def read_options(
@@ -133,6 +135,7 @@ def read_options(
         reasoning=ReasoningMarks.read(r.structure("reasoning")),
         has_usual_length=has_usual_length,
         priority=r.integer("priority", 0, -MAX_PRIORITY, MAX_PRIORITY),
+        prediction=r.text("prediction") or None,
     )
 
 

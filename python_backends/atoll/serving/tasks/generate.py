@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 from weakref import WeakValueDictionary
 
-from atoll.engine.request import Grammar, Request, SamplingOptions
+from atoll.engine.grammar import Grammar
+from atoll.engine.request import Request, SamplingOptions
 from atoll.errors import Cancelled, Overloaded, RankLost, ValidationError
 from atoll.sampling.after_reasoning import AfterReasoning
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
@@ -105,7 +106,8 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
     def effort(self, request: GenerationRequest) -> Effort:
         """See ``ServedModel``."""
         asked = request.asked
-        is_little = asked.constraint is None and asked.prompt.num_characters <= _INLINE_CHARACTERS
+        num_characters = asked.prompt.num_characters + len(asked.options.prediction or "")
+        is_little = asked.constraint is None and num_characters <= _INLINE_CHARACTERS
         return Effort.LITTLE if is_little else Effort.ORDINARY
 
     def prepare(self, request: GenerationRequest) -> None:
@@ -123,6 +125,8 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         if start:
             # An encoder-decoder encodes the prompt; the decoder begins with the answer's start.
             ids, encoder_ids = start, ids
+        # Tokens that nothing guesses are of no use.
+        predicted = self.prompts.prediction(options) if self.settings.speculate else ()
         is_search = options.sampling.num_beams > 1
         sinks = request.completions
         requests = [
@@ -137,6 +141,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
                 encoder_ids=encoder_ids,
                 other_sinks=tuple(sinks[1:]) if is_search else (),
                 priority=options.priority,
+                prediction_ids=predicted,
                 arrival=request.arrival,
             )  # fmt: skip
             for index, completion in enumerate(sinks[:1] if is_search else sinks)
