@@ -186,7 +186,7 @@ class Settings:
         "replay decoding steps: graphs captured at load on a GPU, recorded kernel calls on a CPU",
         group="generate",
     )
-    speculate: int = _setting(0, "tokens guessed by n-gram lookup in the text and in a request's prediction", group="generate", least=0)
+    speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
     lora_adapters: str | None = _setting(
         None, "name=folder or name=hub id, separated by commas", group="generate"
     )

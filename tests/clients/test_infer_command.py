@@ -14,7 +14,7 @@ from atoll.cli.app import app
 from atoll.errors import ConfigError
 from atoll.launcher import ServerProcess
 from atoll_client import Client
-from atoll_client.errors import UnsupportedModel
+from atoll_client.errors import UnsupportedModel, ValidationError
 
 TEXTS = ("bread and salt", "an atoll", "abc")
 QUERY = ("--query", "an atoll")
@@ -44,18 +44,20 @@ def test_pipelines(complete: ServerProcess, transport: str) -> None:
         counts = [len(row) for row in client.tokenize(TEXTS, EMBEDDER)]
     wanted = [(rank.index, TEXTS[rank.index]) for rank in ranks]
     for model in ("retrieve-rerank", "bge-reranker-base"):
-        found = rows(url, model, *QUERY)
+        found = rows(url, model, *QUERY, "--priority", "-3")
         assert [(row["index"], row["text"]) for row in found] == wanted
         scores = [rank.score for rank in ranks]
         assert [row["score"] for row in found] == pytest.approx(scores, abs=1e-5)
         with pytest.raises(ConfigError, match="--query"):
             rows(url, model)
-    found = rows(url, f"{EMBEDDER}-ensemble")
+    found = rows(url, f"{EMBEDDER}-ensemble", "--priority", "7")
     assert [row["text"] for row in found] == list(TEXTS)
     np.testing.assert_allclose([row["embedding"] for row in found], vectors, atol=1e-5)
-    found = rows(url, f"{EMBEDDER}-tokens")
+    found = rows(url, f"{EMBEDDER}-tokens", "--priority", "7")
     assert [row["num_input_tokens"] for row in found] == [[count] for count in counts]
     assert [sum(i >= 0 for i in row["input_ids"]) for row in found] == counts
+    with pytest.raises(ValidationError, match="priority is 1000; it must be between -999 and 999"):
+        rows(url, EMBEDDER, "--priority", "1000")
 
 
 def test_what_is_shown(complete: ServerProcess) -> None:
@@ -70,7 +72,7 @@ def test_what_is_shown(complete: ServerProcess) -> None:
 
 def test_texts_to_a_session_are_turns(complete: ServerProcess) -> None:
     texts = ("Name a colour.", "And another.")
-    asked = (f"{GENERATOR}-session", "--max-tokens", "6")
+    asked = (f"{GENERATOR}-session", "--max-tokens", "6", "--priority", "4")
     found = rows(complete.grpc_url, *asked, texts=texts)
     with Client(complete.grpc_url) as client:
         talk = client.conversation(GENERATOR, session=False)

@@ -79,7 +79,7 @@ def test_generators(channel: grpc.Channel, entry: str, way: str) -> None:
     hot: dict[str, tuple[Any, str]] = {
         "temperature": (0.7, "double"), "top_p": ("0.9", "string"),
         "repetition_penalty": (2, way), "top_k": (5, way), "seed": (2**40 + 1, way),
-        "max_tokens": (6, way),
+        "max_tokens": (6, way), "x-priority": (-7, way),
     }  # fmt: skip
     flags = {"return_num_output_tokens": ("true", "string"), "ignore_eos": (True, "bool")}
     told = sent(channel, generation(entry, {**hot, **flags}))
@@ -119,7 +119,8 @@ def test_encoders(channel: grpc.Channel, way: str) -> None:
         return sent(channel, message)["embedding"]
 
     whole = embedding({})
-    short = embedding({"dimensions": (16, way), "normalize": (0, way), "truncate": (1, way)})
+    short = embedding({"dimensions": (16, way), "normalize": (0, way), "truncate": (1, way),
+                       "x-priority": (5, way)})  # fmt: skip
     assert short.shape == (1, 16)
     unit = short / np.linalg.norm(short)
     np.testing.assert_allclose(unit, whole[:, :16] / np.linalg.norm(whole[:, :16]), atol=1e-5)
@@ -127,3 +128,5 @@ def test_encoders(channel: grpc.Channel, way: str) -> None:
     for value in (1.5, float("nan"), 0, 10**6):
         with pytest.raises(ValueError, match="dimensions"):
             embedding({"dimensions": (value, "double")})
+    with pytest.raises(ValueError, match="x-priority is 1000; the most allowed is 999"):
+        embedding({"x-priority": (1000, way)})

@@ -13,12 +13,15 @@ from atoll.serving.triton.tensors import as_int
 PRIORITY = "x-priority"
 # Of either sign. It includes Cohere's priorities, 0 to 999.
 MAX_PRIORITY = 999
+# Whether a model answers is found out before anything else.
+CANARY_PRIORITY = -MAX_PRIORITY - 1
 
 
-def read_priority(parameters: dict[str, Any]) -> int:
+def read_priority(parameters: dict[str, Any], *, is_canary: bool = False) -> int:
     """A request's priority; 0 by default. Removes it from the parameters.
 
     Raises:
         ValidationError: it is not an integer from -999 to 999.
     """
-    return as_int(PRIORITY, parameters.pop(PRIORITY, 0), -MAX_PRIORITY, MAX_PRIORITY)
+    found = as_int(PRIORITY, parameters.pop(PRIORITY, 0), -MAX_PRIORITY, MAX_PRIORITY)
+    return CANARY_PRIORITY if is_canary else found

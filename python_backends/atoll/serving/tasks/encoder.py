@@ -129,7 +129,7 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         known = self.parameters | {"truncate", "truncation_direction", TIMEOUT, PRIORITY}
         given = tensors.own_parameters(parameters, known)
         limit_s = time_limit(request, given, self.settings.max_request_s)
-        priority = read_priority(given)
+        priority = read_priority(given, is_canary=sender.is_canary)
         work = self.read(request, given)
         asked = set(request.requested_output_names())
         # A request that names none asks for all that there are.

@@ -19,6 +19,7 @@ from atoll.serving.requests.generation_request import Completion, Generation, Ge
 from atoll.serving.requests.limits import TIMEOUT, time_limit
 from atoll.serving.requests.option_names import ALIASES, NAMES, NEUTRAL
 from atoll.serving.requests.output_flags import FLAGS, Flags, read_flags
+from atoll.serving.requests.priority import CANARY_PRIORITY
 from atoll.serving.requests.prompts import Prompt, PromptEncoder
 from atoll.serving.requests.responses import responses
 from atoll.serving.requests.sampling_options import (
@@ -140,7 +141,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
                 grammar=grammar,
                 encoder_ids=encoder_ids,
                 other_sinks=tuple(sinks[1:]) if is_search else (),
-                priority=options.priority,
+                priority=CANARY_PRIORITY if request.sender.is_canary else options.priority,
                 prediction_ids=predicted,
                 arrival=request.arrival,
             )  # fmt: skip

@@ -103,7 +103,7 @@ class TranscribeModel(CheckpointModel[TranscriptionRequest]):
             if options.pop(name, None) not in (None, "", "segment"):
                 raise ValidationError(f"{name} is {parameters[name]!r:.80}; {reason}")
         limit_s = time_limit(request, options, self.settings.max_request_s)
-        priority = read_priority(options)
+        priority = read_priority(options, is_canary=sender.is_canary)
         given = self._read_sound(request)
         # A canary is the same request for every model.
         before = "" if sender.is_canary else tensors.string(request, "text_input") or ""
