@@ -1,4 +1,4 @@
-"""OpenAI's predicted outputs: the answer is the same, and usage says what the prediction was worth."""
+"""OpenAI's predicted outputs: the answer is the same, and usage says what they were worth."""
 
 from __future__ import annotations
 

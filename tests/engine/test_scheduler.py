@@ -119,9 +119,13 @@ def test_requests_are_served_in_order() -> None:
     assert ends == sorted(ends)
 
 
-@pytest.mark.parametrize(("aging_s", "order"), [
-    (30.0, [2, 5, 0, 4, 1, 3]), (0.0, [0, 1, 2, 3, 4, 5]),
-])
+@pytest.mark.parametrize(
+    ("aging_s", "order"),
+    [
+        (30.0, [2, 5, 0, 4, 1, 3]),
+        (0.0, [0, 1, 2, 3, 4, 5]),
+    ],
+)
 def test_lower_priorities_are_served_first(aging_s: float, order: list[int]) -> None:
     """Of equal ones, the first to come; with 0, the setting turns priorities off."""
     core = make_core(EchoModel(), max_batch_size=1, priority_aging_s=aging_s)

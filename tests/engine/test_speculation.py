@@ -47,9 +47,13 @@ def test_guesses_by_a_prediction_go_first() -> None:
     made, _ = request([1, 2, 5, 1, 2], 100)
     state = RequestState(dataclasses.replace(made, prediction_ids=(1, 2, 3, 4, 1, 2, 3, 7, 8)))
     for output, guess in (
-        ([1], [2, 3, 4]), ([1, 2, 3], [4, 1, 2]), ([1, 2, 3, 4, 1, 2, 3], [7, 8]),
+        ([1], [2, 3, 4]),
+        ([1, 2, 3], [4, 1, 2]),
+        ([1, 2, 3, 4, 1, 2, 3], [7, 8]),
         # Elsewhere it goes on where the same tokens are next, or else where they were.
-        ([1, 2, 3, 9], []), ([1, 2, 3, 9, 2, 3], [7, 8]), ([1, 2, 3, 9, 2, 3, 4], [1, 2, 3]),
+        ([1, 2, 3, 9], []),
+        ([1, 2, 3, 9, 2, 3], [7, 8]),
+        ([1, 2, 3, 9, 2, 3, 4], [1, 2, 3]),
     ):
         state.token_ids[5:] = output
         assert draft(state) == guess and state.predicts == bool(guess), output

@@ -76,7 +76,8 @@ async def chat(
         read_choice(body.tools or (), body.tool_choice),
         {**sampling(body, model, request, None), **_options(body)},
         Wanted(
-            logprobs=body.logprobs, num_cached_tokens=True,
+            logprobs=body.logprobs,
+            num_cached_tokens=True,
             num_accepted_tokens=body.prediction is not None,
         ),  # fmt: skip
         bound=constraint(body),
