@@ -68,7 +68,7 @@ class PredictedPart(Strict):
     prompt_cache_breakpoint: dict[str, Any] | None = no_effect(_CACHED)
 
 
-class Prediction(Strict):
+class PredictedOutput(Strict):
     """``prediction``: what much of the answer is expected to be, which only speeds it up."""
 
     type: Literal["content"]
@@ -89,7 +89,7 @@ class SamplingFields(Strict):
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = Field(None, ge=0)
     n: int = Field(1, ge=1, le=MAX_N)
-    prediction: Prediction | None = None
+    prediction: PredictedOutput | None = None
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     response_format: ResponseFormat | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
