@@ -206,6 +206,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, r"content.0..text.: Field r"),
     ({"messages": [{"role": "user", "content": [
         {"type": "tool_use", "id": "1", "name": "f", "input": {}}]}]}, "belongs to the assistant"),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "thinking": "b"}]}]},
+     "content.0..thinking. is set, but .*content.0..type. is 'text'"),
     ({"container": "x"}, "container"), ({"extra_body": {"foo": 1}}, "foo. is unknown"),
     ({"max_tokens": 9000}, r"exceed context limit: 256 \+ 9000 > 512"),
     ({"messages": [{"role": "user", "content": "a" * 600}]}, r"prompt is too long: 600 tokens > "),

@@ -81,3 +81,8 @@ def test_moderations(served: Served, scoring: Served) -> None:
         assert named.results[0] == found.results[0]
         parts = [{"type": "text", "text": "abc"}, {"type": "text", "text": "def"}]
         assert len(client.moderations.create(input=parts).results) == 1
+        # Nothing of a text is left unread, unless the request says so.
+        with pytest.raises(openai.BadRequestError, match="`input` must have less than"):
+            client.moderations.create(input="abc " * 5000)
+        cut = client.moderations.create(input="abc " * 5000, extra_body={"truncate": True})
+        assert len(cut.results) == 1

@@ -126,6 +126,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
      "tools[0].format.syntax", "unsupported_parameter"),
     ({"tools": [{"type": "custom", "name": "f", "format": {
         "type": "grammar", "syntax": "regex"}}]}, "tools[0].format.definition", "invalid_value"),
+    ({"tools": [{"type": "custom", "name": "f", "format": {"type": "text", "definition": "a"}}]},
+     "tools[0].format.definition", "unknown_parameter"),
     ({"tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "f"}]}, "tools",
      "invalid_value"),
     ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
@@ -136,6 +138,11 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
         "type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "g"}]}},
      "tool_choice.tools", "invalid_value"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
+        "type": "function", "name": "f", "mode": "auto"}}, "tool_choice.mode", "unknown_parameter"),
+    ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
+        "type": "allowed_tools", "name": "f", "tools": [{"type": "function", "name": "f"}]}},
+     "tool_choice.name", "unknown_parameter"),
     ({"tool_choice": {"type": "file_search"}}, "tool_choice.type", "unsupported_parameter"),
     ({"tool_choice": "always"}, "tool_choice", "invalid_value"),
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "a"}]}]},
@@ -211,6 +218,32 @@ def test_a_response_that_fails_is_stored_as_such() -> None:
         assert response["status"] == "failed" and response["error"]["code"] == "server_error"
         again = (await http.get(f"/v1/responses/{response['id']}")).json()
         assert again == response and seen == ["in_progress"]
+
+    run(scenario, MODELS)
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_what_is_deleted_while_it_runs_stays_deleted(ends_well: bool) -> None:
+    async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
+        stored = http._transport.app.context.stored  # type: ignore[attr-defined]
+        answers: list[Any] = []
+
+        async def words(message: Any) -> Any:
+            yield chunk("one")
+            while not stored._table:
+                await asyncio.sleep(0.01)
+            (name,) = stored._table
+            answers.append((await http.delete(f"/v1/responses/{name}")).json())
+            if not ends_well:
+                raise RuntimeError("broken")
+            yield chunk(" two", "stop")
+
+        triton.generate = words
+        answer = await http.post("/v1/responses", json={"input": "a", "stream": True})
+        kind = "response.completed" if ends_well else "response.failed"
+        assert kind in answer.text and answers[0]["deleted"] is True
+        assert (await http.get(f"/v1/responses/{answers[0]['id']}")).status_code == 404
+        assert len(stored) == stored.num_bytes == 0 and not stored._items
 
     run(scenario, MODELS)
 

@@ -27,11 +27,13 @@ _PARAGRAPH = "\n\n"
 _ERROR = "Error: "
 # Anthropic's, for requests that name none.
 _DEFAULT_EFFORT = "high"
-# What a block needs, and which role it belongs to, by its type.
+# What a block needs, what it may have besides, and which role it belongs to, by its type.
 _NEEDS: Mapping[str, tuple[str, ...]] = {
     "text": ("text",), "thinking": ("thinking",), "redacted_thinking": ("data",),
     "tool_use": ("id", "name", "input"), "tool_result": ("tool_use_id",),
 }  # fmt: skip
+_MAY_HAVE: Mapping[str, tuple[str, ...]] = {"tool_result": ("content", "is_error")}
+_OF_TYPES = tuple(dict.fromkeys(sum((*_NEEDS.values(), *_MAY_HAVE.values()), ())))
 _ROLES = {
     "thinking": "assistant", "redacted_thinking": "assistant", "tool_use": "assistant",
     "tool_result": "user",
@@ -43,8 +45,8 @@ def chat_messages(body: CountTokensBody) -> list[Chat]:
     """The messages for the chat template, the system prompt first.
 
     Raises:
-        EmptyInputError: there are none. ValidationError: a block lacks a field, has the wrong role,
-            or is the result of no call.
+        EmptyInputError: there are none. ValidationError: a block lacks a field, has one of
+            another type or the wrong role, or is the result of no call.
     """
     if not body.messages:
         raise EmptyInputError.of("messages", "cannot be empty")
@@ -125,6 +127,13 @@ def _check(message: AnthropicMessage, place: str) -> None:
         for name in _NEEDS[block.type]:
             if getattr(block, name) is None:
                 raise _missing(f"{field}.{name}")
+        own = _NEEDS[block.type] + _MAY_HAVE.get(block.type, ())
+        for name in _OF_TYPES:
+            if name not in own and getattr(block, name):
+                raise ValidationError.of(
+                    f"{field}.{name}", f"is set, but `{field}.type` is {block.type!r}",
+                    code="unknown_parameter",
+                )  # fmt: skip
         role = _ROLES.get(block.type, message.role)
         if role != message.role:
             raise ValidationError.of(

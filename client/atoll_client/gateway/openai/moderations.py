@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from typing import Literal
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from atoll_client import scores
@@ -38,6 +39,9 @@ class ModerationsBody(Strict):
 
     input: str | list[str] | list[TextInput]
     model: str | None = None
+    truncate: bool = Field(
+        False, description="cut texts that are too long; otherwise they are refused"
+    )
 
 
 class Moderation(TypedDict):
@@ -71,7 +75,9 @@ async def moderations(
     model = context.find(request, name, _TASK)
     texts = _texts(body)
     with TeiMessages(model, "input"):
-        logits, _ = await Encoder(request, context, model).classify([(t, None) for t in texts], {})
+        pairs = [(text, None) for text in texts]
+        options = {"truncate": body.truncate}
+        logits, _ = await Encoder(request, context, model).classify(pairs, options)
     activation = scores.activation_of(model, logits.shape[-1], False)
     if activation not in ("softmax", "sigmoid"):
         raise ValidationError.of("model", f"{model.name!r} gives numbers, not labels")

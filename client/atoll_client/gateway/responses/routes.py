@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from atoll_client.errors import AtollError, NotFound, ValidationError
@@ -42,6 +43,24 @@ from atoll_client.gateway.responses.writer import Writer
 from atoll_client.types import Chunk
 
 
+@dataclass
+class _Storing:
+    """Stores one response: while it is streamed, and when it has ended.
+
+    stored: as it was stored last. A client may have deleted it since, which holds.
+    """
+
+    context: Context
+    asked: Asked
+    stored: Stored | None = None
+
+    def put(self, response: ModelResponse) -> None:
+        is_deleted = self.stored is not None and self.stored.is_deleted
+        if self.asked.is_stored and not is_deleted:
+            told = self.asked.conversation
+            self.stored = self.context.stored.add(told.owner, response, told.items, told.previous)
+
+
 async def create(
     request: Request, context: Context, body: ResponseBody
 ) -> Reply[ModelResponse] | Events[StreamEvent]:
@@ -59,9 +78,10 @@ async def create(
         has_summary=wanted_summary(body) is not None,
         is_encoded=ENCRYPTED in include,
     )
-    events = _events(request, context, asked, answer, writer)
+    storing = _Storing(context, asked)
+    events = _events(request, storing, answer, writer)
     if body.stream:
-        return Events(events, lambda error: _failed(context, asked, writer, error), is_named=True)
+        return Events(events, lambda error: _failed(storing, writer, error), is_named=True)
     async with contextlib.aclosing(events):
         async for _ in events:
             pass
@@ -69,9 +89,10 @@ async def create(
 
 
 async def _events(
-    request: Request, context: Context, asked: Asked, answer: Answer, writer: Writer
+    request: Request, storing: _Storing, answer: Answer, writer: Writer
 ) -> AsyncGenerator[StreamEvent, None]:
     """The events of a response, which is stored before its last event."""
+    context, asked = storing.context, storing.asked
     chunks = _chunks(request, context, asked, answer)
     try:
         with ResponseMessages(asked.chat.job.model, asked.body):
@@ -79,12 +100,12 @@ async def _events(
                 async for chunk, events in chunks:
                     if not writer.has_begun:
                         if asked.body.stream:
-                            _store(context, asked, writer.response)
+                            storing.put(writer.response)
                         for one in writer.begin():
                             yield one
                     for one in writer.write(chunk, events):
                         if writer.response["status"] != "in_progress":
-                            _store(context, asked, writer.response)
+                            storing.put(writer.response)
                         yield one
     finally:
         if writer.response["status"] == "in_progress":
@@ -113,16 +134,10 @@ async def _chunks(
             chat = shorter
 
 
-def _store(context: Context, asked: Asked, response: ModelResponse) -> None:
-    if asked.is_stored:
-        told = asked.conversation
-        context.stored.add(told.owner, response, told.items, told.previous)
-
-
-def _failed(context: Context, asked: Asked, writer: Writer, error: AtollError) -> StreamEvent:
+def _failed(storing: _Storing, writer: Writer, error: AtollError) -> StreamEvent:
     event = writer.failed(error)
     if writer.has_begun:
-        _store(context, asked, writer.response)
+        storing.put(writer.response)
     return event
 
 
@@ -152,9 +167,11 @@ async def retrieve(request: Request, context: Context, body: None) -> Reply[Mode
 
 async def delete(request: Request, context: Context, body: None) -> Reply[DeletedResponse]:
     """Deletes a stored response. Those that follow it keep what they need of it."""
-    found = _found(request, context).response["id"]
-    context.stored.drop(context.keys.owner(request.headers), found)
-    answer: DeletedResponse = {"id": found, "object": "response", "deleted": True}
+    found = _found(request, context)
+    found.is_deleted = True
+    name = found.response["id"]
+    context.stored.drop(found.owner, name)
+    answer: DeletedResponse = {"id": name, "object": "response", "deleted": True}
     return reply(answer)
 
 

@@ -20,7 +20,7 @@ Item = dict[str, Any]
 @dataclass(eq=False)
 class Stored:
     """A response with its own input. owner: of its API key. num_holders: the table, and responses
-    that follow it."""
+    that follow it. is_deleted: a client has deleted it."""
 
     owner: str
     response: ModelResponse
@@ -29,6 +29,7 @@ class Stored:
     expires: float
     num_bytes: int
     num_holders: int = 0
+    is_deleted: bool = False
 
     def items(self) -> list[Item]:
         """All that the model was given: the conversation before, and the input."""
@@ -78,7 +79,7 @@ class Store:
 
     def add(
         self, owner: str, response: ModelResponse, items: Sequence[Item], previous: Stored | None
-    ) -> None:
+    ) -> Stored:
         """Stores a response. items: its own input, each with an id."""
         expires = self._clock() + self._lifetime_s
         num_bytes = len(dump(response)) + len(dump(items))
@@ -90,6 +91,7 @@ class Store:
         for item in _all_items(stored):
             self._items[owner, item["id"]] = item
         self._make_room()
+        return stored
 
     def get(self, owner: str, response_id: str) -> Stored | None:
         """A response that this owner has stored, unless it has expired."""

@@ -11,7 +11,12 @@ from typing import Any
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
 from atoll_client.gateway.openai.tools import check_names
-from atoll_client.gateway.responses.schemas import ChosenTool, ResponseChoice, ResponseTool
+from atoll_client.gateway.responses.schemas import (
+    ChosenTool,
+    ResponseChoice,
+    ResponseTool,
+    ToolFormat,
+)
 
 INPUT = "input"
 
@@ -30,12 +35,7 @@ def as_functions(tools: Sequence[ResponseTool]) -> list[dict[str, Any]]:
 
 def _function(tool: ResponseTool, name: str) -> dict[str, Any]:
     is_custom = tool.type == "custom"
-    strange = "parameters" if is_custom else "format"
-    if getattr(tool, strange) is not None:
-        raise ValidationError.of(
-            f"{name}.{strange}", f"is set, but `{name}.type` is {tool.type!r}",
-            code="unknown_parameter",
-        )  # fmt: skip
+    _check_unset(tool, name, ("parameters" if is_custom else "format",))
     found: dict[str, Any] = {"name": tool.name}
     if tool.description is not None:
         found["description"] = tool.description
@@ -48,6 +48,8 @@ def _input(tool: ResponseTool, name: str) -> dict[str, Any]:
     """The parameters of a custom tool."""
     text: dict[str, Any] = {"type": "string"}
     form = tool.format
+    if form is not None and form.type == "text":
+        _check_unset(form, name, ("syntax", "definition"))
     if form is not None and form.type == "grammar":
         for field in ("syntax", "definition"):
             if getattr(form, field) is None:
@@ -57,6 +59,18 @@ def _input(tool: ResponseTool, name: str) -> dict[str, Any]:
         "type": "object", "properties": {INPUT: text}, "required": [INPUT],
         "additionalProperties": False,
     }  # fmt: skip
+
+
+def _check_unset(
+    one: ResponseTool | ToolFormat | ResponseChoice, name: str, fields: Iterable[str]
+) -> None:
+    """Raises ValidationError: a field is set that belongs to another type."""
+    for field in fields:
+        if getattr(one, field) is not None:
+            raise ValidationError.of(
+                f"{name}.{field}", f"is set, but `{name}.type` is {one.type!r}",
+                code="unknown_parameter",
+            )  # fmt: skip
 
 
 def read_choice(
@@ -84,7 +98,9 @@ def read_choice(
     if not isinstance(choice, ResponseChoice):
         return ToolChoice(free.functions, True)
     kinds = {tool.name: tool.type for tool in tools}
-    if choice.type == "allowed_tools":
+    is_list = choice.type == "allowed_tools"
+    _check_unset(choice, "tool_choice", ("name",) if is_list else ("mode", "tools"))
+    if is_list:
         return _allowed(free, choice, kinds)
     if choice.name is None:
         raise ValidationError.of("tool_choice.name", "is missing")
