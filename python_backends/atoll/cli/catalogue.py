@@ -149,7 +149,7 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     has_tokenizer = (transformer_folder(folder) / "tokenizer.json").exists()
     if detected.task == "rerank" and table is families.ENCODERS and has_tokenizer:
         _check_pairs(folder, model)
-    used = kernels(model, detected.task == "generate")
+    used = kernels(model, detected.task in ("generate", "transcribe"))
     return {**facts, "implementation": module.__name__, "kernels": used}
 
 
