@@ -61,9 +61,10 @@ def speech_section() -> list[str]:
         "",
         "Longer sounds are heard in windows of 30 s, each of which begins where the last complete "
         "segment of the one before ended: transformers' algorithm for long sounds, with which "
-        "segments agree. What follows a sound's end in its window is zeros, as there and in OpenAI's "
-        "own code; transformers' generate for one short sound puts the spectrogram of silence there, "
-        "which may change what is heard. Not done: decoding again at other temperatures where a text repeats "
+        "segments agree. What follows a sound's end in its window is zeros, as there and in "
+        "OpenAI's own code; transformers' generate for one short sound puts the spectrogram of "
+        "silence there, which may change what is heard. Not done: decoding again at other "
+        "temperatures where a text repeats "
         "itself, skipping silence, text of earlier windows as a prompt of later ones, times of "
         "words, beam search; a generation_config.json that asks for one of these is refused. "
         "`avg_logprob` is by the model's own scores, before any token is ruled out. Conversations, "
