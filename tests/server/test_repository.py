@@ -6,8 +6,6 @@ that differ in their names and checkpoints alone, such as Qwen3's sizes, one is 
 
 from __future__ import annotations
 
-import json
-import queue
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,8 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import tritonclient.grpc as grpc
-import tritonclient.http as http
+from repository_requests import infer, over_grpc, over_http
 from tiny.bart import LANGUAGES, START
 from tiny.towers import data_uri, encoded, picture, read_towers
 from tiny.whisper import sound
@@ -78,78 +75,6 @@ def _assert_greedy(served: Served, ids: list[int]) -> None:
     assert best.indices.tolist() == ids or (best.values - chosen).max() < 2e-5
 
 
-def _over_http(served: Served, **options: Any) -> dict[str, Any]:
-    body = {
-        "text_input": PROMPT, "max_tokens": COUNT, "ignore_eos": True, "return_token_ids": True,
-        **options,
-    }  # fmt: skip
-    request = urllib.request.Request(
-        f"{served.server.http_url}/v2/models/{served.name}/generate", json.dumps(body).encode()
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        found: dict[str, Any] = json.loads(response.read())
-    return found
-
-
-def _over_grpc(served: Served, **options: Any) -> tuple[list[str], list[int]]:
-    """The pieces of a stream, and all its ids."""
-    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    client = grpc.InferenceServerClient(served.server.grpc_url)
-    client.start_stream(lambda result, error: answers.put((result, error)))
-    sampling = json.dumps({"max_tokens": COUNT, "ignore_eos": True, **options})
-    values: dict[str, tuple[bytes | bool, str]] = {
-        "text_input": (PROMPT.encode(), "BYTES"),
-        "sampling_parameters": (sampling.encode(), "BYTES"),
-        "stream": (True, "BOOL"),
-        "return_token_ids": (True, "BOOL"),
-    }
-    inputs = []
-    for name, (value, kind) in values.items():
-        tensor = grpc.InferInput(name, [1], kind)
-        tensor.set_data_from_numpy(np.array([value], dtype=object if kind == "BYTES" else bool))
-        inputs.append(tensor)
-    client.async_stream_infer(served.name, inputs, enable_empty_final_response=True)
-    texts: list[str] = []
-    ids: list[int] = []
-    while True:
-        result, error = answers.get(timeout=60)
-        assert error is None, error
-        texts.append(result.as_numpy("text_output")[0].decode())
-        ids += result.as_numpy("token_ids").tolist()
-        if result.get_response().parameters["triton_final_response"].bool_param:
-            client.stop_stream()
-            client.close()
-            return texts, ids
-
-
-def _infer(
-    served: Served, inputs: dict[str, list[Any]], **parameters: Any
-) -> dict[str, np.ndarray[Any, Any]]:
-    """The answer over gRPC, which is HTTP's too."""
-    answers = []
-    for module, url in ((grpc, served.server.grpc_url), (http, served.server.http_url[7:])):
-        tensors = []
-        for name, rows in inputs.items():
-            array = np.array(rows, dtype=object)
-            tensor = module.InferInput(name, list(array.shape), "BYTES")
-            tensor.set_data_from_numpy(array)
-            tensors.append(tensor)
-        with module.InferenceServerClient(url) as client:
-            result = client.infer(served.name, tensors, parameters=parameters or None)
-            outputs = result.get_response()
-            names = (
-                [o["name"] for o in outputs["outputs"]]
-                if module is http
-                else [o.name for o in outputs.outputs]
-            )
-            answers.append({name: result.as_numpy(name) for name in names})
-    first, second = answers
-    assert first.keys() == second.keys()
-    for name in first:
-        np.testing.assert_array_equal(first[name], second[name])
-    return first
-
-
 @_in_groups(["m2m100-418m"])
 def test_a_translation_is_between_the_languages_named(group: dict[str, Served], name: str) -> None:
     served = group[name]
@@ -158,13 +83,13 @@ def test_a_translation_is_between_the_languages_named(group: dict[str, Served], 
     assert tokenizer.languages is not None
     english, french = (tokenizer.languages.ids[code] for code in LANGUAGES)
     plain = tokenizer.encode(PROMPT, add_special_tokens=False)
-    ids = _over_http(served, src_lang=LANGUAGES[1], tgt_lang=LANGUAGES[0])["token_ids"]
+    ids = over_http(served, src_lang=LANGUAGES[1], tgt_lang=LANGUAGES[0])["token_ids"]
     inputs = tokenizer.languages.framed(plain, french)
     scores = served.reference(inputs, ids, (START, english))  # type: ignore[call-arg]
     best = scores.max(-1)
     assert (best.values - scores[range(COUNT), ids]).max() < 2e-5
     with pytest.raises(urllib.error.HTTPError) as refused:
-        _over_http(served, tgt_lang="fr")
+        over_http(served, tgt_lang="fr")
     assert "none of the model's 2 languages; near it: fra_Latn" in refused.value.read().decode()
 
 
@@ -173,7 +98,7 @@ def test_a_text_begins_with_the_language_of_its_translation(
     group: dict[str, Served], name: str
 ) -> None:
     served = group[name]
-    found = _over_http(served, tgt_lang="fra", num_beams=1)
+    found = over_http(served, tgt_lang="fra", num_beams=1)
     ids = Tokenizer.load(served.checkpoint).encode(f">>fra<< {PROMPT}")
     assert served.reference is not None
     scores = served.reference(ids, found["token_ids"])
@@ -184,7 +109,7 @@ def test_a_text_begins_with_the_language_of_its_translation(
         ({"src_lang": "eng"}, "a text's language is not told"),
     ):
         with pytest.raises(urllib.error.HTTPError) as refused:
-            _over_http(served, **options)
+            over_http(served, **options)
         assert message in refused.value.read().decode()
 
 
@@ -194,33 +119,33 @@ def test_answers_are_searched_for_where_the_files_say_so(
 ) -> None:
     """As with the same options in the request; a stream has the answer in one piece at its end."""
     served = group[name]
-    found = _over_http(served, return_cumulative_logprob=True, return_finish_reason=True)
-    ids, greedy = found["token_ids"], _over_http(served, num_beams=1)["token_ids"]
+    found = over_http(served, return_cumulative_logprob=True, return_finish_reason=True)
+    ids, greedy = found["token_ids"], over_http(served, num_beams=1)["token_ids"]
     asked = {"num_beams": 4, "use_beam_search": True, "n": 2, "return_cumulative_logprob": True}
-    several = _over_http(served, **asked, forced_eos_token_id=START)
+    several = over_http(served, **asked, forced_eos_token_id=START)
     assert several["token_ids"][:COUNT] == ids and ids[-1] == START != greedy[-1]
     assert several["text_output"][0] == found["text_output"]
     assert several["cumulative_logprob"][0] == found["cumulative_logprob"]
     assert found["finish_reason"] == "length"
-    texts, streamed = _over_grpc(served)
+    texts, streamed = over_grpc(served)
     assert streamed == ids and [text for text in texts if text] == [found["text_output"]]
     with pytest.raises(urllib.error.HTTPError) as refused:
-        _over_http(served, num_beams=9)
+        over_http(served, num_beams=9)
     assert "num_beams is 9; the most allowed is 8" in refused.value.read().decode()
 
 
 @_in_groups(["all-minilm-l6-v2-ensemble"])
 def test_ensemble_is_its_encoder(group: dict[str, Served], name: str) -> None:
     column = {"text_input": [[text] for text in TEXTS]}
-    expected = _infer(group["all-minilm-l6-v2"], column)
-    np.testing.assert_array_equal(_infer(group[name], column)["embedding"], expected["embedding"])
+    expected = infer(group["all-minilm-l6-v2"], column)
+    np.testing.assert_array_equal(infer(group[name], column)["embedding"], expected["embedding"])
 
 
 @_in_groups(["retrieve-rerank"])
 def test_retrieve_rerank_orders_all_documents(group: dict[str, Served], name: str) -> None:
     documents = [[text] for text in (*TEXTS, "a lagoon")]
-    found = _infer(group[name], {"query": ["a ring?"], "text_input": documents})
-    scores = _infer(
+    found = infer(group[name], {"query": ["a ring?"], "text_input": documents})
+    scores = infer(
         group["bge-reranker-base"], {"query": [["a ring?"]] * 3, "text_input": documents}
     )["score"][:, 0]
     assert sorted(found["index"]) == [0, 1, 2]
@@ -231,7 +156,7 @@ def test_retrieve_rerank_orders_all_documents(group: dict[str, Served], name: st
 @_in_groups(["hybrid-search"])
 def test_hybrid_search_returns_all_documents(group: dict[str, Served], name: str) -> None:
     documents = [[text] for text in (*TEXTS, "a lagoon")]
-    found = _infer(group[name], {"query": ["a ring?"], "text_input": documents})
+    found = infer(group[name], {"query": ["a ring?"], "text_input": documents})
     assert sorted(found["index"]) == [0, 1, 2] and (np.diff(found["score"]) <= 0).all()
     assert found["score"].max() <= np.float32(3 / 61)
 
@@ -243,7 +168,7 @@ def test_encoder_answers_over_http_and_grpc(group: dict[str, Served], name: str)
     inputs = {"text_input": column}
     if entry.task in ("rerank", "multi_vector"):
         inputs["query"] = [["a ring?"]] * 2
-    found = _infer(served, inputs)
+    found = infer(served, inputs)
     if entry.task == "embed":
         _assert_embeddings(served, entry, found["embedding"])
     elif entry.task == "sparse":
@@ -280,19 +205,19 @@ def test_images_and_texts_have_one_entry(group: dict[str, Served], name: str) ->
     expected = torch.nn.functional.normalize(torch.stack([*map(towers.image, files)]), dim=-1)
     uris = [data_uri(files[0]).encode(), data_uri(files[1], "jpeg").encode()]
     for images in (files, uris):
-        found = _infer(served, {"image": [[image] for image in images]})["embedding"]
+        found = infer(served, {"image": [[image] for image in images]})["embedding"]
         assert float(np.abs(found - expected.numpy()).max()) < 1e-5
     for image, message in (
         (b"https://example.com/a.png", "never fetched"), (b"/etc/passwd", "never opened"),
         (files[0][:200], "cut off"), (encoded(picture(9, 9), "BMP"), "PNG, JPEG, WEBP, GIF"),
     ):  # fmt: skip
         with pytest.raises(InferenceServerException, match=rf"image\[1\] .*{message}"):
-            _infer(served, {"image": [[files[0]], [image]]})
+            infer(served, {"image": [[files[0]], [image]]})
     with pytest.raises(InferenceServerException, match="either image or text_input"):
-        _infer(served, {"image": [[files[0]]], "text_input": [["a"]]})
-    assert _infer(served, {"image": [[files[0]]]})["embedding"].shape == (1, len(expected[0]))
+        infer(served, {"image": [[files[0]]], "text_input": [["a"]]})
+    assert infer(served, {"image": [[files[0]]]})["embedding"].shape == (1, len(expected[0]))
     texts = {"text_input": [[text] for text in TEXTS]}
-    found = _infer(served, texts, return_token_embeddings=True)
+    found = infer(served, texts, return_token_embeddings=True)
     # Texts that are filled up have vectors of their own tokens.
     assert found["token_embedding"].shape[1] == found["num_input_tokens"].max()
 
@@ -302,11 +227,11 @@ def test_generator_answers_over_http_and_streams_over_grpc(
     group: dict[str, Served], name: str
 ) -> None:
     served = group[name]
-    answer = _over_http(served, num_beams=1)
+    answer = over_http(served, num_beams=1)
     _assert_greedy(served, answer["token_ids"])
     pieces = []
     for _ in range(5):
-        texts, ids = _over_grpc(served, num_beams=1)
+        texts, ids = over_grpc(served, num_beams=1)
         assert ids == answer["token_ids"]
         assert "".join(texts) == answer["text_output"]
         pieces.append(len([text for text in texts if text]))

@@ -15,17 +15,16 @@ from torch import Tensor
 
 from atoll_kernels.activation import BY_NAME
 from atoll_kernels.cpu.graph import empty
+from atoll_kernels.cpu.linear_native_exact import NativeExact, loaded
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.native.arguments import DTYPES, address
-from atoll_kernels.cpu.native.library import Library
-from atoll_kernels.linear import PackedLinear
+from atoll_kernels.cpu.native.arguments import address
 
 # A group has whole words of codes, and 256 inputs whole groups.
 _GROUPS = (16, 32, 64, 128)
 
 
 @dataclass(eq=False)
-class NativeInt8Groups(PackedLinear):
+class NativeInt8Groups(NativeExact):
     """tensors: blocks of codes, see ``pack``, and scales (blocks, groups, outputs) float32.
 
     group: inputs that share a scale. bias: float32.
@@ -34,24 +33,10 @@ class NativeInt8Groups(PackedLinear):
     group: int
     scheme = "int8-groups"
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """See ``atoll_kernels.linear``."""
-        if x.dtype not in DTYPES:
-            return self.forward(x.float(), activation).to(x.dtype)
-        return self._run(x if x.stride(1) == 1 else x.contiguous(), activation, is_gated=False)
-
-    def gated(self, x: Tensor, activation: str) -> Tensor:
-        """See ``atoll_kernels.gated_linear``; two kernels unless halves are whole blocks."""
-        native = _library()
-        is_whole = self.out_features % (4 * native.width) == 0
-        if not is_whole or native.has_tiles or x.dtype not in DTYPES or x.stride(1) != 1:
-            return super().gated(x, activation)
-        return self._run(x, activation, is_gated=True)
-
     def _run(self, x: Tensor, activation: str | None, is_gated: bool) -> Tensor:
         weight, scales = self.tensors
         out = empty((x.shape[0], self.out_features // (1 + is_gated)), x.dtype)
-        _library().linear_int8_groups(
+        loaded().linear_int8_groups(
             x.dtype, x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(), 0,
             address(self.bias), x.shape[0], self.in_features, self.out_features, x.stride(0),
             self.group, 8, BY_NAME[activation], is_gated,
@@ -76,9 +61,3 @@ def pack(codes: Tensor, scales: Tensor, bias: Tensor | None) -> NativeInt8Groups
     wide = None if bias is None else bias.to(torch.float32, copy=True)
     tensors = (words, steps.transpose(1, 2).contiguous())
     return NativeInt8Groups(in_features, out_features, tensors, wide, group)
-
-
-def _library() -> Library:
-    found = library()
-    assert found is not None, "pack() used it"
-    return found

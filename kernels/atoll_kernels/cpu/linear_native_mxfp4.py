@@ -13,14 +13,14 @@ from torch import Tensor
 
 from atoll_kernels.activation import BY_NAME
 from atoll_kernels.cpu.graph import empty
+from atoll_kernels.cpu.linear_native_exact import NativeExact, loaded
 from atoll_kernels.cpu.native import library
-from atoll_kernels.cpu.native.arguments import DTYPES, address
-from atoll_kernels.cpu.native.library import Library
-from atoll_kernels.linear import MXFP4_GROUP, PackedLinear
+from atoll_kernels.cpu.native.arguments import address
+from atoll_kernels.linear import MXFP4_GROUP
 
 
 @dataclass(eq=False)
-class NativeMxfp4(PackedLinear):
+class NativeMxfp4(NativeExact):
     """tensors: blocks of codes, see ``pack``, and scales (blocks, groups, outputs) uint8.
 
     bias: float32.
@@ -28,24 +28,10 @@ class NativeMxfp4(PackedLinear):
 
     scheme = "mxfp4"
 
-    def forward(self, x: Tensor, activation: str | None = None) -> Tensor:
-        """See ``atoll_kernels.linear``."""
-        if x.dtype not in DTYPES:
-            return self.forward(x.float(), activation).to(x.dtype)
-        return self._run(x if x.stride(1) == 1 else x.contiguous(), activation, is_gated=False)
-
-    def gated(self, x: Tensor, activation: str) -> Tensor:
-        """See ``atoll_kernels.gated_linear``; two kernels unless halves are whole blocks."""
-        native = _library()
-        is_whole = self.out_features % (4 * native.width) == 0
-        if not is_whole or native.has_tiles or x.dtype not in DTYPES or x.stride(1) != 1:
-            return super().gated(x, activation)
-        return self._run(x, activation, is_gated=True)
-
     def _run(self, x: Tensor, activation: str | None, is_gated: bool) -> Tensor:
         weight, scales = self.tensors
         out = empty((x.shape[0], self.out_features // (1 + is_gated)), x.dtype)
-        _library().linear_mxfp4(
+        loaded().linear_mxfp4(
             x.dtype, x.data_ptr(), out.data_ptr(), weight.data_ptr(), scales.data_ptr(), 0,
             address(self.bias), x.shape[0], self.in_features, self.out_features, x.stride(0),
             MXFP4_GROUP, 4, BY_NAME[activation], is_gated,
@@ -74,9 +60,3 @@ def pack(blocks: Tensor, scales: Tensor, bias: Tensor | None) -> NativeMxfp4 | N
     tensors = (words.transpose(1, 2).contiguous(), powers.transpose(1, 2).contiguous())
     wide = None if bias is None else bias.float().clone()
     return NativeMxfp4(MXFP4_GROUP * num_groups, out_features, tensors, wide)
-
-
-def _library() -> Library:
-    found = library()
-    assert found is not None, "pack() used it"
-    return found

@@ -4,6 +4,7 @@
 in the cache; ``forward`` then continues the decoder like any other model.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class CrossPostNormBlock(PostNormBlock):
         return self.norm2(self.reduce(self.mlp(x)), x), None
 
 
-class EncoderDecoderLM(nn.Module):
+class EncoderDecoderLM(nn.Module, ABC):
     """``encode`` once, then ``forward`` and ``logits`` as for a decoder.
 
     A family makes the stacks: ``encoder`` and ``decoder``, with the norms that end them.
@@ -61,13 +62,13 @@ class EncoderDecoderLM(nn.Module):
     decoder_norm: Norm
     lm_head: nn.Module
 
+    @abstractmethod
     def encoder_input(self, batch: Batch) -> Tensor:
         """What the encoder's first block sees, (tokens, hidden)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decoder_input(self, batch: Batch) -> Tensor:
         """What the decoder's first block sees, (tokens, hidden)."""
-        raise NotImplementedError
 
     def encode(self, batch: Batch) -> None:
         """Runs the encoder and fills the cross-attention part of the cache."""

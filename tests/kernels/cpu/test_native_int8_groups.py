@@ -8,7 +8,7 @@ from native import LEVELS, native
 from torch import Tensor
 
 import atoll_kernels as kernels
-from atoll_kernels.cpu import linear_native_int8_groups
+from atoll_kernels.cpu import linear_native_exact, linear_native_int8_groups
 from atoll_kernels.cpu.native.build import Level
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -21,7 +21,8 @@ SHAPES = ((0, 8, 32, 32), (1, 33, 64, 16), (7, 1, 96, 32), (12, 64, 320, 16), (3
 @pytest.fixture(params=LEVELS, ids=lambda level: level.name, autouse=True)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Level:
     found: Level = request.param
-    monkeypatch.setattr(linear_native_int8_groups, "library", lambda: native(found))
+    for module in (linear_native_exact, linear_native_int8_groups):
+        monkeypatch.setattr(module, "library", lambda: native(found))
     torch.manual_seed(0)
     return found
 

@@ -8,7 +8,7 @@ from native import ALL, LEVELS, native
 from torch import Tensor
 
 import atoll_kernels as kernels
-from atoll_kernels.cpu import linear_native_mxfp4
+from atoll_kernels.cpu import linear_native_exact, linear_native_mxfp4
 from atoll_kernels.cpu.native.build import Level, cpu_flags
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -24,7 +24,8 @@ VALUES = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 @pytest.fixture(params=[*LEVELS, *AVX2], ids=lambda level: level.name, autouse=True)
 def level(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Level:
     found: Level = request.param
-    monkeypatch.setattr(linear_native_mxfp4, "library", lambda: native(found))
+    for module in (linear_native_exact, linear_native_mxfp4):
+        monkeypatch.setattr(module, "library", lambda: native(found))
     torch.manual_seed(0)
     return found
 
