@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 # And kept for all processes that import them later, whatever the caller's environment says.
 unexport PYTHONDONTWRITEBYTECODE
-REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt
+REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt requirements/charts.txt
 ARGS ?=
 # Files share the cores; threads that wait give theirs away, or every test would wait for them.
 # Tests of servers leave a third of the time of two cores to others.
@@ -70,6 +70,7 @@ $(VENV)/.installed-test: $(BIN)/python $(REQUIREMENTS)
 	$(INSTALL) --editable '.[server,test]' --editable './client[gateway]'
 	$(INSTALL) --no-deps --requirement requirements/embedded.txt
 	$(INSTALL) --no-deps --upgrade --target $(VENV)/perf_analyzer --requirement requirements/perf_analyzer.txt
+	$(INSTALL) --no-deps --upgrade --target $(VENV)/charts --requirement requirements/charts.txt
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test

@@ -9,9 +9,8 @@ import types
 from dataclasses import Field, fields
 from typing import Any, get_args, get_origin, get_type_hints
 
-from atoll_client.gateway.core.settings import GatewaySettings
-
 from atoll.config import Settings
+from atoll_client.gateway.core.settings import GatewaySettings
 
 # Each is a value of the chart of its own, or follows from where the container runs.
 _OWN = {"model_id", "num_shard", "num_nodes", "shard_port", "sharded", "huggingface_hub_cache"}

@@ -61,7 +61,6 @@ app.kubernetes.io/component: gateway
   {{- if ne (len $v.models) 1 }}{{ fail (printf "nodes is %d and models has %d: a group of pods holds one model" (int $v.nodes) (len $v.models)) }}{{ end }}
   {{- if not $v.shardKey.existingSecret }}{{ fail (printf "nodes is %d: name the secret with the key of the group in shardKey.existingSecret" (int $v.nodes)) }}{{ end }}
   {{- if mod $shards $v.nodes }}{{ fail (printf "numShard is %d and nodes is %d: it must be a multiple" $shards (int $v.nodes)) }}{{ end }}
-  {{- if lt $shards (int $v.nodes) }}{{ fail (printf "numShard is %d and nodes is %d: each pod needs a part" $shards (int $v.nodes)) }}{{ end }}
 {{- end }}
 {{- if and (gt (int $v.gpus) 0) (gt $shards (int (mul $v.gpus $v.nodes))) }}{{ fail (printf "numShard is %d, and a replica has %d GPUs" $shards (int (mul $v.gpus $v.nodes))) }}{{ end }}
 {{- $s := $v.autoscaling }}

@@ -102,6 +102,8 @@ spec:
 {{- $v := .root.Values }}{{ $isServer := eq .role "server" }}
 # All that is written goes to the three volumes: the image's own file system is read-only.
 - {name: HOME, value: /data/home}
+# torch asks for a name, which a user id of the cluster's choice may not have.
+- {name: USER, value: atoll}
 - {name: ATOLL_CACHE, value: /data/atoll}
 - {name: HF_HOME, value: /data/huggingface}
 - {name: TRITON_CACHE_DIR, value: /data/triton}
