@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from atoll_client.errors import AtollError, DeadlineExceeded, from_grpc
+from atoll_client.errors import AtollError, DeadlineExceeded, from_call, from_grpc
 from atoll_client.kserve import Message
 
 # Bytes of a stream that are buffered for a caller that is slower than the server. At this size,
@@ -65,7 +65,7 @@ class CallStream:
                     self._keep(response)
                     await self._has_room.wait()
         except grpc.aio.AioRpcError as error:
-            self._error = from_grpc(error.code(), error.details(), self._message.model_name)
+            self._error = from_call(error, self._message.model_name)
         except asyncio.InvalidStateError:
             # The call ended while the request was being written.
             code, details = await self._call.code(), await self._call.details()
@@ -103,4 +103,6 @@ def wake(waiting: asyncio.Future[None]) -> None:
 
 def late(timeout_s: float) -> DeadlineExceeded:
     """The error of a call whose time is up."""
-    return DeadlineExceeded(f"no answer within {timeout_s:.1f} s")
+    error = DeadlineExceeded(f"no answer within {timeout_s:.1f} s")
+    error.timeout_s = timeout_s
+    return error

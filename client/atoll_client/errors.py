@@ -9,7 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import grpc
 
@@ -20,10 +20,12 @@ class AtollError(Exception):
     """Base class: an unexpected failure while answering.
 
     param: the field that is wrong, if known. code: OpenAI's code for the mistake.
+    retry_after_s: seconds after which a server wants to be asked again, if it says so.
     """
 
     http_status: ClassVar[int] = 500
     error_type: ClassVar[str] = "generation"
+    retry_after_s: float | None = None
 
     def __init__(
         self, message: str = "", *, param: str | None = None, code: str | None = None
@@ -152,7 +154,9 @@ class Unloaded(NotReady):
 
 
 class DeadlineExceeded(AtollError):
-    """The answer did not arrive in time."""
+    """The answer did not arrive in time. timeout_s: the caller's limit, if that has passed."""
+
+    timeout_s: float | None = None
 
     http_status = 504
     error_type = "timeout"
@@ -173,6 +177,8 @@ _LOST = (
 )  # fmt: skip
 # Triton's message for a process that has ended: an instance is named <model>_<group>_<number>.
 _ENDED = re.compile(r"Stub process '(.+?)(?:_\d+_\d+)?' is not healthy")
+# A server that names a longer time is asked again earlier.
+_LONGEST_S = 3600.0
 # The server's code for "full" and for "not ready" is UNAVAILABLE: only the text differs.
 _FULL = ("are held", "queue", "kv cache", "max_concurrent_requests", "overloaded")
 
@@ -226,6 +232,22 @@ def from_grpc(code: grpc.StatusCode, details: str | None, model: str = "") -> At
     if code is grpc.StatusCode.INTERNAL and "is not healthy" in lowered:
         return NotReady(text)
     return _BY_CODE.get(code, AtollError)(text)
+
+
+def from_call(error: Any, model: str) -> AtollError:
+    """The error for a call that ended with an ``AioRpcError``."""
+    found = from_grpc(error.code(), error.details(), model)
+    found.retry_after_s = _retry_after_s(error.trailing_metadata())
+    return found
+
+
+def _retry_after_s(metadata: Any) -> float | None:
+    """gRPC's ``grpc-retry-pushback-ms``, or ``retry-after`` in seconds, as in HTTP."""
+    given = {str(key).lower(): str(value) for key, value in metadata or ()}
+    for name, unit_s in (("grpc-retry-pushback-ms", 0.001), ("retry-after", 1.0)):
+        if given.get(name, "").isascii() and given.get(name, "").isdigit():
+            return min(float(given[name]) * unit_s, _LONGEST_S)
+    return None
 
 
 _BY_TYPE: dict[str, type[AtollError]] = {

@@ -21,7 +21,7 @@ import grpc.aio
 
 from atoll_client import grpc_channel, kserve
 from atoll_client.call_stream import CallStream, late, wake
-from atoll_client.errors import AtollError, from_grpc, from_stream
+from atoll_client.errors import AtollError, from_call, from_stream
 from atoll_client.kserve import Message
 
 Metadata = Sequence[tuple[str, str]]
@@ -50,6 +50,11 @@ class Calls:
     def open_models(self) -> list[str]:
         """Names of the models with pending requests."""
         return [name for name, found in self._open.items() if found]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is pending, calls that callers have left included."""
+        return not self._left and not self.open_models()
 
     def lose(self, model: str, sent_before: float, error: AtollError) -> int:
         """Fails requests sent to a model before a time (``time.monotonic()``); returns how many.
@@ -99,7 +104,7 @@ class Calls:
                 await ended
             return await call
         except grpc.aio.AioRpcError as error:
-            raise from_grpc(error.code(), error.details(), message.model_name) from error
+            raise from_call(error, message.model_name) from error
         finally:
             timer.cancel()
             if not call.done():

@@ -21,9 +21,11 @@ _SERVICE = "inference.GRPCInferenceService"
 class Refusal(Exception):
     """A call ends with this status."""
 
-    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, text: str, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> None:
         super().__init__(text)
-        self.code, self.text = code, text
+        self.code, self.text, self.metadata = code, text, metadata
 
 
 Embed = Callable[[Any], Awaitable[Any]]
@@ -37,8 +39,8 @@ class FakeTriton:
     ``info``; ``questioned`` is set by the first. told: their answers by operation.
     """
 
-    def __init__(self, models: Mapping[str, Mapping[str, Any]]) -> None:
-        self.models = models
+    def __init__(self, models: Mapping[str, Mapping[str, Any]], place: str = "127.0.0.1:0") -> None:
+        self.models, self.place = models, place
         self.is_ready = True
         self.num_looks = 0
         self.calls: list[str] = []
@@ -77,8 +79,8 @@ class FakeTriton:
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(_SERVICE, table),)
         )
-        port = self._server.add_insecure_port("127.0.0.1:0")
-        self.address = f"127.0.0.1:{port}"
+        self.port = self._server.add_insecure_port(self.place)
+        self.address = f"{self.place.rpartition(':')[0]}:{self.port}"
         await self._server.start()
         return self
 
@@ -138,7 +140,7 @@ class FakeTriton:
         try:
             return await self.embed(message)
         except Refusal as refusal:
-            await context.abort(refusal.code, refusal.text)
+            await context.abort(refusal.code, refusal.text, refusal.metadata)
 
     async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for message in requests:
@@ -150,7 +152,7 @@ class FakeTriton:
                 async for response in self.generate(message):
                     yield pb.ModelStreamInferResponse(infer_response=response)
             except Refusal as refusal:
-                await context.abort(refusal.code, refusal.text)
+                await context.abort(refusal.code, refusal.text, refusal.metadata)
 
     def _seen(self, message: Any, context: Any) -> None:
         self.calls.append(message.model_name)

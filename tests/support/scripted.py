@@ -26,9 +26,13 @@ CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}]}
 
 
 @contextlib.asynccontextmanager
-async def gateway(*addresses: str, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway inside the test, and a client of it."""
+async def gateway(
+    *addresses: str, resolve: Any = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway inside the test, and a client of it. resolve: in place of the system's resolver."""
     app = application(GatewaySettings(server=",".join(addresses), **settings))
+    if resolve is not None:
+        app.context.pool.resolve = resolve
     inbox: asyncio.Queue[Any] = asyncio.Queue()
     outbox: asyncio.Queue[Any] = asyncio.Queue()
     life = asyncio.create_task(app({"type": "lifespan"}, inbox.get, outbox.put))
@@ -65,16 +69,16 @@ async def post(http: httpx.AsyncClient, request: tuple[str, Any]) -> httpx.Respo
 CODE = grpc.StatusCode
 
 
-def refuse(code: grpc.StatusCode, text: str) -> Any:
+def refuse(code: grpc.StatusCode, text: str, *metadata: tuple[str, str]) -> Any:
     async def embed(message: Any) -> Any:
-        raise Refusal(code, text)
+        raise Refusal(code, text, metadata)
 
     return embed
 
 
-def refuse_stream(code: grpc.StatusCode, text: str) -> Any:
+def refuse_stream(code: grpc.StatusCode, text: str, *metadata: tuple[str, str]) -> Any:
     async def generate(message: Any) -> AsyncIterator[Any]:
-        raise Refusal(code, text)
+        raise Refusal(code, text, metadata)
         yield
 
     return generate

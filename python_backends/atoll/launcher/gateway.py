@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from atoll.errors import NotReady
 
 _MODULE = "atoll_client.gateway.main"
-_NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx")
+_NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx", "prometheus_client")
 _START_S = 30.0
 _RESTART_S = 1.0
 # Time from the end of the grace period until the process is killed.

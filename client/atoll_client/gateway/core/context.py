@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry
+
 from atoll_client.gateway.core.admission import Admission
 from atoll_client.gateway.core.headers import Keys
 from atoll_client.gateway.core.metrics import Metrics
@@ -45,7 +47,8 @@ class Context:
     @classmethod
     def of(cls, settings: GatewaySettings, routes: tuple[Route, ...]) -> Context:
         """A context for these settings, which is not connected yet."""
-        pool = Pool(settings.servers, settings.health_interval_s, settings.request_timeout_s)
+        registry = CollectorRegistry()
+        pool = Pool(settings, registry)
         models = Models(pool, listed(settings.default_model))
         return cls(
             settings,
@@ -56,7 +59,7 @@ class Context:
             Admission(settings, models),
             OpenRequests(),
             Keys(settings.api_key),
-            Metrics(listed(settings.metrics_url)),
+            Metrics(listed(settings.metrics_url), registry),
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),
             RequestLog(settings.log_requests),
             Store(

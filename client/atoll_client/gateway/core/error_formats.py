@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 from starlette.requests import HTTPConnection
@@ -110,7 +111,7 @@ async def explain(connection: HTTPConnection, error: Exception) -> Reply[Any]:
     dialect = request.dialect or _guess(request.path)
     headers = {}
     if isinstance(error, errors.Overloaded | errors.NotReady):
-        headers["retry-after"] = "1"
+        headers["retry-after"] = f"{math.ceil(error.retry_after_s or 1)}"
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, errors.MethodNotAllowed):

@@ -10,6 +10,7 @@ from typing import Any
 
 from atoll_client import kserve, tasks
 from atoll_client.errors import AtollError, ValidationError
+from atoll_client.gateway.core.affinity import Origin
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.web import Request
 from atoll_client.tasks import Prompt, Wanted
@@ -55,7 +56,8 @@ async def stream(
     )  # fmt: skip
     kserve.prioritize(message, request.priority)
     ended = False
-    responses = context.pool.stream(message, request.metadata)
+    origin = Origin(request.session_name, lambda: job.prompt)
+    responses = context.pool.stream(message, request.metadata, origin)
     async with contextlib.aclosing(responses):
         async for response in responses:
             for chunk in kserve.read_chunks(response):

@@ -7,19 +7,19 @@ servers' gauges and histograms are repeated with the names that vLLM, TGI and TE
 from __future__ import annotations
 
 import asyncio
-import bisect
 import re
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import httpx
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from atoll_client.gateway.core.web import Request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# TEI's: from 15 microseconds, each 1.5 times the one before.
-BUCKETS = tuple(1.5e-5 * 1.5**step for step in range(35))
+# TEI's: from 15 microseconds, each 1.5 times the one before, with six digits.
+BUCKETS = tuple(float(f"{1.5e-5 * 1.5**step:.6g}") for step in range(35))
 # A server's metric -> its other names.
 ALIASES = {
     "atoll_requests_running": ("vllm:num_requests_running", "tgi_batch_current_size"),
@@ -43,6 +43,17 @@ ALIASES = {
 }  # fmt: skip
 _NAME = re.compile(r"(?:# (?:HELP|TYPE) )?([\w:]+)")
 _PREFIX = {"tei": "te", "tgi": "tgi"}
+_HELP = {
+    "atoll_gateway_requests_total": "requests that have ended",
+    "atoll_gateway_request_seconds": "seconds from a request to the end of its answer",
+    "request_count": "requests",
+    "request_success": "requests that were answered",
+    "request_failure": "requests that were not",
+    "request_duration": "seconds of requests that were answered",
+}
+# TEI's and TGI's counters have no suffix, which prometheus_client gives to all.
+_NAMELESS = ("te_request_", "tgi_request_")
+_SUFFIX = re.compile(r"^((?:# (?:HELP|TYPE) )?[a-z_]+)_total(?=[ {])")
 # Error types that TEI's and TGI's counters call differently.
 _REASONS = {
     "te": {"empty": "validation", "backend": "model_type", "generation": "inference"},
@@ -50,53 +61,39 @@ _REASONS = {
 }
 
 
-class _Histogram:
-    def __init__(self) -> None:
-        self.counts = [0] * (len(BUCKETS) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        self.counts[bisect.bisect_left(BUCKETS, value)] += 1
-        self.total += value
-
-    def lines(self, name: str, labels: str) -> list[str]:
-        found, running = [], 0
-        for bound, count in zip((*BUCKETS, float("inf")), self.counts, strict=True):
-            running += count
-            limit = "+Inf" if bound == float("inf") else f"{bound:.6g}"
-            found.append(f'{name}_bucket{{{labels}{"," if labels else ""}le="{limit}"}} {running}')
-        braces = f"{{{labels}}}" if labels else ""
-        return [*found, f"{name}_sum{braces} {self.total}", f"{name}_count{braces} {running}"]
-
-
 class Metrics:
-    """Metrics of one gateway process. ``urls``: the servers' metrics pages."""
+    """Metrics of one gateway process. ``urls``: the servers' metrics pages.
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        self._urls = urls
-        self._counts: dict[tuple[str, str], int] = {}
-        self._seconds: dict[tuple[str, str], _Histogram] = {}
+    Counters and histograms are in ``registry``. Each request has a few of them, whose parts with
+    its labels are kept: prometheus_client takes longer to find one than to count.
+    """
+
+    def __init__(self, urls: Sequence[str], registry: CollectorRegistry) -> None:
+        self._urls, self._registry = urls, registry
         self._client: httpx.AsyncClient | None = None
+        self._metrics: dict[str, Any] = {}
+        self._counts: dict[tuple[str, ...], Callable[[], None]] = {}
+        self._times: dict[tuple[str, ...], Callable[[float], None]] = {}
 
     def finished(self, request: Request, status: int) -> None:
         """Counts a request that has ended; status 499: its client has disconnected."""
-        if not request.route or request.is_public:
+        path = request.route
+        if not path or request.is_public:
             return
         seconds = time.perf_counter() - request.started
-        path = f'path="{request.route}"'
-        self._count("atoll_gateway_requests_total", f'{path},status="{status}"')
-        self._observe("atoll_gateway_request_seconds", path, seconds)
+        self._count("atoll_gateway_requests_total", "path", path, "status", str(status))
+        self._observe(seconds, "atoll_gateway_request_seconds", "path", path)
         prefix = _PREFIX.get(request.labels.get("kind", request.dialect))
         if prefix is None:
             return
-        method = f'method="{request.labels.get("method", "single")}"'
-        self._count(f"{prefix}_request_count", method)
+        method = request.labels.get("method", "single")
+        self._count(f"{prefix}_request_count", "method", method)
         if status == 200 and "error" not in request.labels:
-            self._count(f"{prefix}_request_success", method)
-            self._observe(f"{prefix}_request_duration", "", seconds)
+            self._count(f"{prefix}_request_success", "method", method)
+            self._observe(seconds, f"{prefix}_request_duration")
         else:
             reason = "dropped" if status == 499 else _reason(request, prefix)
-            self._count(f"{prefix}_request_failure", f'err="{reason}"')
+            self._count(f"{prefix}_request_failure", "err", reason)
 
     async def page(self) -> bytes:
         """The page in Prometheus' text format."""
@@ -111,24 +108,36 @@ class Metrics:
         if self._client is not None:
             await self._client.aclose()
 
-    def _count(self, name: str, labels: str) -> None:
-        key = (name, labels)
-        self._counts[key] = self._counts.get(key, 0) + 1
+    def _count(self, *key: str) -> None:
+        """key: the counter's name, then names and values of its labels."""
+        count = self._counts.get(key)
+        if count is None:
+            count = self._counts[key] = self._child(Counter, key).inc
+        count()
 
-    def _observe(self, name: str, labels: str, value: float) -> None:
-        key = (name, labels)
-        histogram = self._seconds.get(key)
-        if histogram is None:
-            histogram = self._seconds[key] = _Histogram()
-        histogram.observe(value)
+    def _observe(self, value: float, *key: str) -> None:
+        observe = self._times.get(key)
+        if observe is None:
+            observe = self._times[key] = self._child(Histogram, key, buckets=BUCKETS).observe
+        observe(value)
+
+    def _child(self, kind: Any, key: tuple[str, ...], **rest: Any) -> Any:
+        name, *pairs = key
+        metric = self._metrics.get(name)
+        if metric is None:
+            text = _HELP[name.partition("_")[2] if name not in _HELP else name]
+            metric = kind(name, text, pairs[::2], registry=self._registry, **rest)
+            self._metrics[name] = metric
+        return metric.labels(*pairs[1::2]) if pairs else metric
 
     def _own(self) -> list[str]:
-        lines = []
-        for (name, labels), value in self._counts.items():
-            lines += [f"# TYPE {name} counter", f"{name}{{{labels}}} {value}"]
-        for (name, labels), histogram in self._seconds.items():
-            lines += [f"# TYPE {name} histogram", *histogram.lines(name, labels)]
-        return lines
+        found = []
+        for line in generate_latest(self._registry).decode().splitlines():
+            match = _NAME.match(line)
+            # When a counter began is no metric of TEI, TGI or vLLM, but a series for each.
+            if match is not None and not match[1].endswith("_created"):
+                found.append(_SUFFIX.sub(r"\1", line) if match[1].startswith(_NAMELESS) else line)
+        return found
 
     async def _fetch(self, url: str) -> str:
         if self._client is None:

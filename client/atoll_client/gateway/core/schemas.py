@@ -104,7 +104,7 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
         raise first_problem(error, given, kind) from None
     if isinstance(body, Strict):
         _report(request, context, list(unknown(body)))
-    request.body_priority = getattr(body, "priority", None)
+    request.body_priority, request.parsed = getattr(body, "priority", None), body
     return body
 
 

@@ -19,7 +19,15 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import discovery, kserve
 from atoll_client.discovery import Found
-from atoll_client.errors import AtollError, Lost, NotReady, Unreached, from_grpc
+from atoll_client.errors import (
+    AtollError,
+    DeadlineExceeded,
+    Lost,
+    NotReady,
+    Unreached,
+    from_grpc,
+)
+from atoll_client.gateway.core.circuit import Circuit
 from atoll_client.grpc_calls import Calls, Metadata
 from atoll_client.grpc_channel import open_channel, unary
 from atoll_client.kserve import Message
@@ -31,6 +39,8 @@ _PROBE_S, _INFO_S = 5.0, 30.0
 _FULL_CHECK_S = 10.0
 # How long a model whose process has ended counts as loading; after that, as unknown.
 _RETURN_S = 120.0
+# By default, a server that was away for long would be tried only every two minutes.
+_CHANNEL = (("grpc.keepalive_time_ms", 60_000), ("grpc.max_reconnect_backoff_ms", 5_000))
 _QUESTIONS = (
     "ServerReady", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelConfig",
     "ModelStatistics",
@@ -46,10 +56,14 @@ class Server:
         loaded: names of all models that it has now, including those that are not Atoll's.
         returning: names of models of any kind whose process has ended and that are loading again.
         dead: names of Atoll's models whose process has ended, although Triton calls them ready.
+        circuits: of models that have failed since their last answer.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, silence_s: float = math.inf) -> None:
+        """silence_s: after so many seconds without any answer, open requests are given up."""
         self.address = address
+        self.circuits: dict[str, Circuit] = {}
+        self._silence_s, self._heard_at = silence_s, time.monotonic()
         self.num_outstanding = 0
         self.is_ready = False
         self.models: Mapping[str, Found] = {}
@@ -60,7 +74,7 @@ class Server:
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
         self._next_full_check = time.monotonic() + _FULL_CHECK_S
-        self._channel = open_channel(address, ("grpc.keepalive_time_ms", 60_000))
+        self._channel = open_channel(address, *_CHANNEL)
         self.calls = Calls(self._channel)
         self._questions = {name: unary(self._channel, name) for name in _QUESTIONS}
 
@@ -106,6 +120,7 @@ class Server:
         """
         try:
             answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
+            self._heard_at = time.monotonic()
             await self._find_models(is_settled=bool(answer.ready))
             was_ready, self.is_ready = self.is_ready, bool(answer.ready or self.has_models)
             if self.is_ready and not was_ready:
@@ -115,6 +130,23 @@ class Server:
             if self.is_ready:
                 logger.warning("server %s is not ready: %s", self.address, error)
             self.is_ready = False
+            silent_s = time.monotonic() - self._heard_at
+            if isinstance(error, DeadlineExceeded) and silent_s > self._silence_s:
+                self._give_up(silent_s)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is open, so that the connection may be closed."""
+        return not self.num_outstanding and self.calls.is_idle
+
+    def circuit(self, model: str) -> Circuit:
+        """The circuit of a model; a new one if it has not failed."""
+        return self.circuits.setdefault(model, Circuit())
+
+    def is_spared(self, model: str) -> bool:
+        """Whether the model gets no requests now, if others have it."""
+        circuit = self.circuits.get(model)
+        return circuit is not None and circuit.state != Circuit.CLOSED
 
     @property
     def has_models(self) -> bool:
@@ -197,6 +229,13 @@ class Server:
         num_lost = self.calls.lose(name, sent_before, reason)
         if num_lost:
             logger.error("model %s on %s: %d requests are lost", name, self.address, num_lost)
+
+    def _give_up(self, silent_s: float) -> None:
+        """Fails all open requests of a server that hangs, which keeps its connections open."""
+        reason = Lost(f"the server {self.address} has not answered for {silent_s:.0f} s")
+        for name in self.calls.open_models():
+            num_lost = self.calls.lose(name, math.inf, reason)
+            logger.error("model %s: %d requests are given up: %s", name, num_lost, reason)
 
     async def ask(
         self,

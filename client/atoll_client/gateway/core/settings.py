@@ -68,6 +68,19 @@ class GatewaySettings:
     )
     max_stored_bytes: int = _setting(256_000_000, "bytes of all stored responses", 1)
     stored_response_s: float = _setting(86_400.0, "seconds that a response is stored", _SHORTEST_S)
+    affinity: str = _setting(
+        "prompt", "which generations share a server, if there are several: prompt: of one session "
+        "or with one beginning; session: of one session; none: the least busy server gets each"
+    )  # fmt: skip
+    affinity_max_load: float = _setting(
+        1.25, "a server with more than this many times the mean of open requests gets no more", 1
+    )
+    retry_budget: float = _setting(
+        0.2, "share of requests that may be sent to a second server; 0: none", 0, 1
+    )
+    server_silence_s: float = _setting(
+        30.0, "seconds without any answer of a server after which its requests are given up", 1
+    )
     health_interval_s: float = _setting(2.0, "seconds between looks at the servers", _SHORTEST_S)
     shutdown_grace_s: float = _setting(10.0, "seconds that requests get to end when stopping")
     log_requests: str = _setting("", "text or json: a line for each request on standard error")
@@ -76,7 +89,7 @@ class GatewaySettings:
 
     def __post_init__(self) -> None:
         """Raises ValueError: a setting has a value that is not allowed."""
-        for name, allowed in (("unknown_fields", _UNKNOWN_FIELDS), ("log_requests", LOG_FORMATS)):
+        for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             if value not in allowed:
                 known = ", ".join(filter(None, allowed))
@@ -157,7 +170,11 @@ def variables(name: str) -> tuple[str, ...]:
     return (own, f"ATOLL_{name.upper()}", name.upper()) if name in _SHARED else (own,)
 
 
-_UNKNOWN_FIELDS = ("dialect", "refuse", "report")
+_CHOICES = {
+    "unknown_fields": ("dialect", "refuse", "report"),
+    "log_requests": LOG_FORMATS,
+    "affinity": ("prompt", "session", "none"),
+}
 # `atoll serve`, TEI and TGI read these too; other names would clash with the server's.
 _SHARED = (
     "api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name",

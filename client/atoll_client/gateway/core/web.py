@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from atoll_client.errors import TooLarge
 from atoll_client.gateway.core.headers import (
     announced_bytes,
+    joined,
     read_priority,
     request_id,
     trace_context,
@@ -30,6 +31,8 @@ TEXT = "text/plain"
 _DUMP = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 T = TypeVar("T")
 _KEY = "atoll.request"
+# Fields by which OpenAI's and vLLM's clients say which prompts begin alike.
+_SESSIONS = ("prompt_cache_key", "user")
 # A body of this size fits into the socket's buffer.
 _LARGE_BYTES = 65_536
 
@@ -49,6 +52,8 @@ class Request(StarletteRequest):
         deadline_s: the timeout of a gRPC client.
         unknown_fields: fields of the body that were ignored.
         body_priority: of a body that has the field ``priority``.
+        parsed: the body as the route's model, once it has been read.
+        kept_session: of the conversation that the request goes on with.
     """
 
     def __init__(self, scope: Scope, *way: Any) -> None:
@@ -65,6 +70,8 @@ class Request(StarletteRequest):
         self.deadline_s: float | None = None
         self.unknown_fields: list[str] = []
         self.body_priority: int | None = None
+        self.parsed: Any = None
+        self.kept_session = ""
 
     @classmethod
     def of(cls, scope: Scope) -> Request:
@@ -93,6 +100,16 @@ class Request(StarletteRequest):
             ValidationError: the header is wrong.
         """
         return read_priority(self.headers) if self.body_priority is None else self.body_priority
+
+    @property
+    def session_name(self) -> str:
+        """What the client calls the conversation, or its prompts' beginning; "" if nothing.
+
+        Of several servers, requests of the same session go to the same one.
+        """
+        named = joined(self.headers, "x-session-id")
+        of_body = (getattr(self.parsed, field, None) for field in _SESSIONS)
+        return named or next(filter(None, of_body), None) or self.kept_session
 
     def part(self, raw: bytes = b"") -> Request:
         """A request inside this one, with its own body, labels and start time."""

@@ -112,8 +112,9 @@ class InferenceService:
         signature.prioritize(message, request.priority)
         message.parameters.pop(EMPTY_FINAL, None)
         return await self._upstream.infer(
-            signature, message, remaining_s(request, self._context), request.metadata
-        )
+            signature, message, remaining_s(request, self._context), request.metadata,
+            request.session_name,
+        )  # fmt: skip
 
     async def _stream(self, messages: AsyncIterator[bytes], call: Any) -> AsyncIterator[Message]:
         path = f"/{SERVICE}/ModelStreamInfer"

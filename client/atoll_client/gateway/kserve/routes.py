@@ -34,7 +34,7 @@ _NAMES = {
     "logging": "the server's log settings", "trace": "the server's trace settings",
     "repository/models": "loading and unloading of models",
 }  # fmt: skip
-_Call = tuple[Signature, Message, float, Metadata]
+_Call = tuple[Signature, Message, float, Metadata, str]
 CLOSED = "/v2/{closed}"
 _CLOSED = re.compile(
     r"(?:(systemsharedmemory|cudasharedmemory|logging|repository/models)|(?:models/[^/]+/"
@@ -136,8 +136,9 @@ async def infer(
     signature.check(asked.message)
     signature.prioritize(asked.message, request.priority)
     response = await context.upstream.infer(
-        signature, asked.message, context.settings.request_timeout_s, request.metadata
-    )
+        signature, asked.message, context.settings.request_timeout_s, request.metadata,
+        request.session_name,
+    )  # fmt: skip
     return await compressed(request, write_response(response, asked.wants_binary))
 
 
@@ -183,7 +184,8 @@ async def _generation(request: Request, context: Context) -> tuple[_Call, bool]:
     signature.check(message)
     signature.prioritize(message, request.priority)
     is_asked = signature.is_ours and signature.is_decoupled and generate.ask_for_kinds(message)
-    call = (signature, message, context.settings.request_timeout_s, request.metadata)
+    timeout_s = context.settings.request_timeout_s
+    call = (signature, message, timeout_s, request.metadata, request.session_name)
     return call, signature.is_ours and not is_asked
 
 

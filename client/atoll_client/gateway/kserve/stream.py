@@ -133,7 +133,8 @@ class MessageStream:
         signature = await upstream.signature(message.model_name, message.model_version)
         signature.check(message)
         signature.prioritize(message, self._request.priority)
-        rest = (remaining_s(self._request, self._context), self._request.metadata)
+        asked = self._request
+        rest = (remaining_s(asked, self._context), asked.metadata, asked.session_name)
         if signature.is_decoupled:
             turn.skip()
             async with contextlib.aclosing(upstream.exchange(signature, message, *rest)) as found:

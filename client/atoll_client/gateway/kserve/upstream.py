@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import time
-import zlib
 from collections.abc import AsyncGenerator, Iterator
 from typing import NamedTuple
 
@@ -18,7 +17,8 @@ from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client import kserve
 from atoll_client.errors import AtollError, NotFound, NotReady
-from atoll_client.gateway.core.pool import Pool, first_response, first_stream, load
+from atoll_client.gateway.core.affinity import Origin, load, prompt_of
+from atoll_client.gateway.core.pool import Pool
 from atoll_client.gateway.core.server import Server
 from atoll_client.gateway.kserve.classification import classified, take_counts
 from atoll_client.gateway.kserve.descriptions import merged, server_metadata
@@ -38,12 +38,21 @@ class Upstream:
         # (model, a client's id) -> the ids with which its requests were sent to the model.
         self._ids: dict[tuple[str, str], list[str]] = {}
 
-    def servers(self, model: str, sequence: str = "") -> list[Server]:
-        """Ready servers with the model, the least busy first; for a sequence, always in one order.
+    def servers(self, model: str, sequence: str = "", origin: Origin | None = None) -> list[Server]:
+        """Ready servers with the model, in the order in which they are tried.
 
         Raises:
             NotReady: no server is ready, or the model is loading. NotFound: no server has it.
         """
+        having = self._having(model)
+        if len(having) == 1:
+            return having
+        if sequence:
+            return self._pool.affinity.pinned(sequence, having)
+        return self._pool.ordered(model, having, origin)
+
+    def _having(self, model: str) -> list[Server]:
+        """Ready servers with the model, in no order. Raises as ``servers``."""
         ready = [server for server in self._pool.servers if server.is_ready]
         if not ready:
             raise NotReady("no server is ready")
@@ -52,19 +61,18 @@ class Upstream:
             raise NotReady(f"model {model!r} is loading, or has failed to load")
         if not having:
             raise NotFound(f"Request for unknown model: '{model}' is not found")
-        if sequence:
-            return sorted(having, key=lambda s: zlib.crc32(f"{s.address} {sequence}".encode()))
-        return sorted(having, key=load)
+        return having
 
     async def inquire(self, name: str, model: str, version: str) -> Message:
         """Metadata, config, statistics or readiness of a model, from one server.
 
         Raises:
-            AtollError: as ``servers`` and ``first_response``.
+            AtollError: as ``servers`` and ``Attempts.response``.
         """
         message = getattr(pb, f"{name}Request")(name=model, version=version)
-        return await first_response(
-            self.servers(model), lambda server: server.inquire(name, message)
+        servers = sorted(self._having(model), key=load)
+        return await self._pool.attempts.response(
+            "", servers, lambda server: server.inquire(name, message)
         )
 
     async def server_metadata(self) -> Message:
@@ -95,7 +103,8 @@ class Upstream:
         Raises:
             AtollError: as ``inquire``.
         """
-        server = self.servers(model)[0]
+        having = self._having(model)
+        server = next((one for one in having if not one.is_spared(model)), having[0])
         key = (server.address, model, version)
         kept = self._signatures.get(key)
         now = time.monotonic()
@@ -112,21 +121,34 @@ class Upstream:
         return found
 
     async def infer(
-        self, signature: Signature, message: Message, timeout_s: float, metadata: Metadata
+        self,
+        signature: Signature,
+        message: Message,
+        timeout_s: float,
+        metadata: Metadata,
+        session: str = "",
     ) -> Message:
         """The response of a model that sends exactly one. ``message`` is changed."""
         rest = (message, timeout_s, metadata, signature.is_ours)
         with self._known(signature, message) as asked:
             try:
-                servers = self.servers(signature.model, _sequence(message))
-                response = await first_response(servers, lambda server: server.unary(*rest))
+                servers, is_stateless = self._placed(signature, message, session)
+                response = await self._pool.attempts.response(
+                    signature.model, servers, lambda server: server.unary(*rest),
+                    is_stateless=is_stateless,
+                )  # fmt: skip
                 return asked.restored(response)
             except AtollError as error:
                 error.args = (asked.reworded(str(error)),)
                 raise
 
     async def exchange(
-        self, signature: Signature, message: Message, timeout_s: float, metadata: Metadata
+        self,
+        signature: Signature,
+        message: Message,
+        timeout_s: float,
+        metadata: Metadata,
+        session: str = "",
     ) -> AsyncGenerator[Message, None]:
         """The ModelStreamInferResponses of a decoupled model, including errors.
 
@@ -143,10 +165,23 @@ class Upstream:
                         yield response
 
         with self._known(signature, message) as asked:
-            servers = self.servers(signature.model, _sequence(message))
-            async with contextlib.aclosing(first_stream(servers, call)) as responses:
+            servers, is_stateless = self._placed(signature, message, session)
+            found = self._pool.attempts.stream(
+                signature.model, servers, call, is_stateless=is_stateless
+            )
+            async with contextlib.aclosing(found) as responses:
                 async for response in responses:
                     yield asked.restored_part(response)
+
+    def _placed(
+        self, signature: Signature, message: Message, session: str
+    ) -> tuple[list[Server], bool]:
+        """The servers for a request, and whether nothing of it stays at one of them."""
+        sequence = _sequence(message)
+        is_generation = signature.is_ours and signature.is_decoupled
+        origin = Origin(session, lambda: prompt_of(message)) if is_generation else None
+        servers = self.servers(signature.model, sequence, origin)
+        return servers, signature.is_ours and not sequence
 
     @contextlib.contextmanager
     def _known(self, signature: Signature, message: Message) -> Iterator[_Asked]:

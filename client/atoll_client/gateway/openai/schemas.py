@@ -16,6 +16,7 @@ MAX_TOP_LOGPROBS = 20
 
 _STORED = "nothing is stored"
 _CACHED = "prompts are cached automatically, as long as there is memory"
+_SESSION = "chooses the server among several, so that the prompt is found in its cache"
 _ONE_QUEUE = "requests are ordered by priority"
 
 
@@ -100,13 +101,13 @@ class SamplingFields(Strict):
     top_p: float | None = Field(None, gt=0, le=1)
 
     metadata: dict[str, Any] | None = no_effect(_STORED)
-    prompt_cache_key: str | None = no_effect(_CACHED)
+    prompt_cache_key: str | None = no_effect(_SESSION)
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
     prompt_cache_retention: str | None = no_effect(_CACHED)
     safety_identifier: str | None = no_effect("requests of all users are treated alike")
     service_tier: str | None = no_effect(_ONE_QUEUE)
     store: bool | None = no_effect(_STORED)
-    user: str | None = no_effect("requests of all users are treated alike")
+    user: str | None = no_effect(_SESSION)
 
     add_special_tokens: bool | None = None
     bad_words_ids: list[list[int]] | None = None

@@ -33,9 +33,13 @@ _SAME_NAMES = (
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the prompt is made of. items: the request's own input, as it is stored."""
+    """What the prompt is made of. items: the request's own input, as it is stored.
+
+    session: by which several servers are chosen; of the response before, if there is no other.
+    """
 
     owner: str
+    session: str
     items: Sequence[dict[str, Any]]
     previous: Stored | None
     messages: list[dict[str, Any]]
@@ -59,7 +63,9 @@ class Conversation:
         functions = as_functions(body.tools or ())
         choice = read_choice(body.tools or (), functions, body.tool_choice)
         messages = messages_of(body.instructions, read)
-        return cls(owner, items, previous, messages, functions, choice)
+        request.kept_session = "" if previous is None else previous.session
+        session = request.session_name
+        return cls(owner, session, items, previous, messages, functions, choice)
 
 
 @dataclass(frozen=True)

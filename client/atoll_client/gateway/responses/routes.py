@@ -58,7 +58,9 @@ class _Storing:
         is_deleted = self.stored is not None and self.stored.is_deleted
         if self.asked.is_stored and not is_deleted:
             told = self.asked.conversation
-            self.stored = self.context.stored.add(told.owner, response, told.items, told.previous)
+            self.stored = self.context.stored.add(
+                told.owner, response, told.items, told.previous, told.session
+            )
 
 
 async def create(

@@ -13,6 +13,7 @@ from atoll_client.gateway.responses.items import Item
 from atoll_client.gateway.responses.kinds import HOSTED_TOOLS, LARK, OTHER_INCLUDES
 
 _CACHED = "prompts are cached automatically, as long as there is memory"
+_SESSION = "chooses the server among several, so that the prompt is found in its cache"
 _ALIKE = "requests of all users are treated alike"
 _FORCED = "a forced call always follows the parameters; other calls are as the model writes them"
 _LOADED = "all tools are part of the prompt"
@@ -133,13 +134,13 @@ class ResponseBody(PromptFields):
     top_p: float | None = Field(None, gt=0, le=1)
 
     max_tool_calls: int | None = no_effect("it counts calls of hosted tools, of which none exist")
-    prompt_cache_key: str | None = no_effect(_CACHED)
+    prompt_cache_key: str | None = no_effect(_SESSION)
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
     prompt_cache_retention: str | None = no_effect(_CACHED)
     safety_identifier: str | None = no_effect(_ALIKE)
     service_tier: str | None = no_effect("requests are ordered by priority")
     stream_options: ResponseStreamOptions | None = no_effect("events are never padded")
-    user: str | None = no_effect(_ALIKE)
+    user: str | None = no_effect(_SESSION)
 
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     min_p: float | None = Field(None, ge=0, le=1)

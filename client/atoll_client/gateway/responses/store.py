@@ -20,7 +20,7 @@ Item = dict[str, Any]
 @dataclass(eq=False)
 class Stored:
     """A response with its own input. owner: of its API key. num_holders: the table, and responses
-    that follow it. is_deleted: a client has deleted it."""
+    that follow it. is_deleted: a client has deleted it. session: see ``Request.session_name``."""
 
     owner: str
     response: ModelResponse
@@ -28,6 +28,7 @@ class Stored:
     previous: Stored | None
     expires: float
     num_bytes: int
+    session: str = ""
     num_holders: int = 0
     is_deleted: bool = False
 
@@ -78,12 +79,17 @@ class Store:
         return len(self._table)
 
     def add(
-        self, owner: str, response: ModelResponse, items: Sequence[Item], previous: Stored | None
+        self,
+        owner: str,
+        response: ModelResponse,
+        items: Sequence[Item],
+        previous: Stored | None,
+        session: str = "",
     ) -> Stored:
         """Stores a response. items: its own input, each with an id."""
         expires = self._clock() + self._lifetime_s
         num_bytes = len(dump(response)) + len(dump(items))
-        stored = Stored(owner, response, items, previous, expires, num_bytes)
+        stored = Stored(owner, response, items, previous, expires, num_bytes, session)
         self._hold(stored)
         # What it replaces may be the only one that holds the response before.
         self.drop(owner, response["id"])
