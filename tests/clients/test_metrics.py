@@ -63,5 +63,9 @@ def test_the_servers_numbers_have_the_names_of_others_too(http: httpx.Client) ->
     assert found[f"vllm:prompt_tokens_total{label}"] == found[f"atoll_prompt_tokens_total{own}"] > 0
     assert found[f"tgi_queue_size{own}"] == 0 and f"tgi_batch_current_size{own}" in found
     assert found[f"tgi_request_queue_duration_count{own}"] > 0
+    # What endpoint pickers read, once in a pod with one generator.
+    (cache,) = [one for one in found if one.startswith("vllm:cache_config_info")]
+    blocks = f"{found[f'atoll_kv_blocks{own}']:.0f}"
+    assert re.search(rf'block_size="\d+",model_name="{GENERATOR}",num_gpu_blocks="{blocks}"', cache)
     # Triton's own are there as well.
     assert any(n.startswith("nv_inference_request_success") and EMBEDDER in n for n in found)

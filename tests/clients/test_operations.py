@@ -260,7 +260,10 @@ def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
     assert list(rows) == [one.name for one in fields(GatewaySettings)]
     for one in fields(GatewaySettings):
         value = "7" if isinstance(one.default, (int, float)) else "x"
-        chosen = {"unknown_fields": "report", "log_requests": "json", "server": "host:7"}
+        chosen = {
+            "unknown_fields": "report", "log_requests": "json", "server": "host:7",
+            "affinity": "session",
+        }  # fmt: skip
         value = chosen.get(one.name, value)
         name = f"ATOLL_GATEWAY_{one.name.upper()}"
         assert str(getattr(GatewaySettings.read((), {name: value}), one.name)) in (value, "7.0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from atoll.engine.request import RequestState
@@ -77,3 +78,15 @@ def read_stats(scheduler: Scheduler, counts: StepCounts) -> EngineStats:
         num_accepted_tokens=counts.num_accepted_tokens,
         num_failed_steps=counts.num_failed_steps,
     )
+
+
+def adapters_in_use(scheduler: Scheduler) -> dict[str, list[str]]:
+    """Names of the adapters of running and of waiting requests; may be called from any thread."""
+    # Copied at once: the engine's thread changes both.
+    running, waiting = tuple(scheduler.running), tuple(scheduler.waiting)
+    return {"running_adapters": _adapters(running), "waiting_adapters": _adapters(waiting)}
+
+
+def _adapters(sequences: Sequence[RequestState]) -> list[str]:
+    names = {sequence.request.adapter_id for sequence in sequences}
+    return sorted(name for name in names if name is not None)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Request
-from atoll.engine.stats import EngineStats
+from atoll.engine.stats import EngineStats, adapters_in_use
 from atoll.errors import (
     AtollError,
     Cancelled,
@@ -147,6 +147,10 @@ class Engine:
     def stats(self) -> EngineStats:
         """May be called from any thread; the numbers may come from different steps."""
         return self._core.stats()
+
+    def adapters_in_use(self) -> dict[str, list[str]]:
+        """Names of the adapters of running and of waiting requests; any thread may call."""
+        return adapters_in_use(self._core.scheduler)
 
     def _send(self, command: Command) -> None:
         with self._wake:

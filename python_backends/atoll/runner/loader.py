@@ -103,6 +103,8 @@ def _load(settings: Settings, folder: Path, detected: Detected, team: Team | Non
         "device": str(options.device),
         "num_shard": num_ranks,
         "max_batch_total_tokens": capacity,
+        "num_blocks": size.num_blocks,
+        "block_size": settings.block_size,
         "adapters": list(runner.adapter_names),
         **_state_facts(size.states),
     }

@@ -75,6 +75,8 @@ class ModelOps:
     (task, dtype, max_input_tokens, labels, ...), as JSON values. is_batched: whether the entry's
     tensors have a batch axis. cancel: ends a request by its id. forget: ends a conversation, if the
     model keeps any.
+
+    current: facts that change, which are part of ``info``.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class ModelOps:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
         self._pool, self._fail = pool, fail
         self._began = time.monotonic()
+        self.current: Callable[[], Mapping[str, Any]] = dict
         self._info = {
             "version": __version__,
             "model_id": settings.model_id,
@@ -107,7 +110,11 @@ class ModelOps:
             **facts,
         }
         self._operations: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-            "info": lambda question: {**self._info, "uptime_s": time.monotonic() - self._began},
+            "info": lambda question: {
+                **self._info,
+                **self.current(),
+                "uptime_s": time.monotonic() - self._began,
+            },
             "tokenize": self._tokenize,
             "decode": self._decode,
             "chat": self._render,

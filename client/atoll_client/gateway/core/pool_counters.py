@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily
@@ -76,3 +77,34 @@ class PoolCounters(Collector):
             for model, circuit in server.circuits.items():
                 circuits.add_metric([server.address, model], circuit.state)
         yield from (ready, held, circuits)
+        yield from _of_generators(servers)
+
+
+def _of_generators(servers: Sequence[Server]) -> Iterator[Metric]:
+    """What llm-d's endpoint picker reads, with vLLM's names: it expects one generator in a pod."""
+    has_several = len(servers) > 1
+    cache: Metric = GaugeMetricFamily("vllm:cache_config_info", "the KV cache of a generator")
+    adapters: Metric = GaugeMetricFamily(
+        "vllm:lora_requests_info", "adapters of requests; the value is the time"
+    )
+    for server in servers:
+        for name, found in server.models.items() if server.is_ready else ():
+            facts = {**found.info.facts, **server.current.get(name, {})}
+            labels = {"model_name": name}
+            if has_several:
+                labels["server"] = server.address
+            if "num_blocks" in facts:
+                size = {"block_size": facts["block_size"], "num_gpu_blocks": facts["num_blocks"]}
+                cache.add_sample(cache.name, _texts(labels | size), 1.0)
+            if facts.get("adapters"):
+                used = {
+                    "max_lora": len(facts["adapters"]),
+                    "running_lora_adapters": ",".join(facts.get("running_adapters", ())),
+                    "waiting_lora_adapters": ",".join(facts.get("waiting_adapters", ())),
+                }
+                adapters.add_sample(adapters.name, _texts(labels | used), time.time())
+    yield from (cache, adapters)
+
+
+def _texts(labels: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in labels.items()}

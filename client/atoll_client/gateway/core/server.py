@@ -57,12 +57,14 @@ class Server:
         returning: names of models of any kind whose process has ended and that are loading again.
         dead: names of Atoll's models whose process has ended, although Triton calls them ready.
         circuits: of models that have failed since their last answer.
+        current: by model, what it has told of itself last.
     """
 
     def __init__(self, address: str, silence_s: float = math.inf) -> None:
         """silence_s: after so many seconds without any answer, open requests are given up."""
         self.address = address
         self.circuits: dict[str, Circuit] = {}
+        self.current: dict[str, Mapping[str, Any]] = {}
         self._silence_s, self._heard_at = silence_s, time.monotonic()
         self.num_outstanding = 0
         self.is_ready = False
@@ -119,7 +121,8 @@ class Server:
         load. So a server that is not ready is used for the models that it has.
         """
         try:
-            answer = await self.inquire("ServerReady", pb.ServerReadyRequest())
+            timeout_s = min(_PROBE_S, self._silence_s)
+            answer = await self.inquire("ServerReady", pb.ServerReadyRequest(), timeout_s)
             self._heard_at = time.monotonic()
             await self._find_models(is_settled=bool(answer.ready))
             was_ready, self.is_ready = self.is_ready, bool(answer.ready or self.has_models)
@@ -211,7 +214,7 @@ class Server:
         asked_at = time.monotonic()
         try:
             answer = await self.ask(name, *shape, {"op": "info"}, _PROBE_S)
-            facts = kserve.read_control(answer)
+            facts = self.current[name] = kserve.read_control(answer)
             ended_before = asked_at - float(facts.get("uptime_s", math.inf))
             self.dead -= {name}
         except AtollError as error:

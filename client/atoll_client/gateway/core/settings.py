@@ -76,7 +76,7 @@ class GatewaySettings:
         1.25, "a server with more than this many times the mean of open requests gets no more", 1
     )
     retry_budget: float = _setting(
-        0.2, "share of requests that may be sent to a second server; 0: none", 0, 1
+        0.2, "share of requests that may be sent to a second server; 0: none"
     )
     server_silence_s: float = _setting(
         30.0, "seconds without any answer of a server after which its requests are given up", 1

@@ -77,6 +77,8 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
             args, self.engine, self.metrics, {**loaded.facts, **formats, **self._language_facts()},
             num_preparing=_NUM_PREPARING, chat=template, forget=self.forget,
         )  # fmt: skip
+        if self.adapters is not None:
+            self.ops.current = self.engine.adapters_in_use
         self.engine.watch(self.lost)
 
     def lost(self, error: RankLost) -> None:
