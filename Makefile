@@ -1,5 +1,6 @@
 # Everything runs in .venv, which is made once and again when the requirements change.
 #   make serve ARGS="--model-id ./checkpoint"     make test ARGS="tests/text -x"
+#   make serve TORCH=cu128
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,12 +11,14 @@ INSTALL := $(BIN)/python -m pip --disable-pip-version-check install --no-compile
 unexport PYTHONDONTWRITEBYTECODE
 REQUIREMENTS := pyproject.toml client/pyproject.toml requirements/embedded.txt requirements/perf_analyzer.txt requirements/charts.txt
 ARGS ?=
+# The build of torch: cpu, cu126, rocm6.4 and the like, pypi, or what fits the machine.
+TORCH ?= auto
 # Files share the cores; threads that wait give theirs away, or every test would wait for them.
 # Tests of servers leave a third of the time of two cores to others.
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile
 
-.PHONY: help serve test lint format type docs site clean
+.PHONY: help serve test lint format type docs site release clean
 
 help:
 	@echo "make serve    install into $(VENV) and serve the two embedded models"
@@ -23,9 +26,10 @@ help:
 	@echo "make lint     ruff and mypy;  make type: mypy alone;  make format: ruff format"
 	@echo "make docs     render the pages of docs/ that come from code, and the README's table"
 	@echo "make site     the documentation as a site, in site/"
+	@echo "make release  wheels, source distributions, bill of materials and checksums, in dist/"
 	@echo "make clean    remove $(VENV) and caches"
 
-serve: $(VENV)/.installed
+serve: $(VENV)/.installed $(VENV)/.torch-$(TORCH)
 	@$(BIN)/atoll serve $(ARGS)
 
 test: $(VENV)/.installed-test
@@ -44,12 +48,15 @@ docs: $(VENV)/.installed
 site: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
+release: $(VENV)/.installed-test
+	@cd deploy && ../$(BIN)/python -m release $(ARGS)
+
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -57,22 +64,28 @@ $(BIN)/python:
 	@echo "creating $(VENV) with $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 
+# Before everything that would bring another build of it; another TORCH replaces it.
+$(VENV)/.torch-$(TORCH): $(BIN)/python
+	$(BIN)/python deploy/torch_build.py $(TORCH)
+	@rm -f $(VENV)/.torch-*
+	@touch $@
+
 # Stamps: the second call of make installs nothing.
-$(VENV)/.installed: $(BIN)/python $(REQUIREMENTS)
+$(VENV)/.installed: $(BIN)/python $(REQUIREMENTS) | $(VENV)/.torch-$(TORCH)
 	@echo "installing into $(VENV); the first time takes minutes, most of it torch"
 	$(INSTALL) --editable '.[server]' --editable './client[gateway]'
 	$(INSTALL) --no-deps --requirement requirements/embedded.txt
 	@touch $@
 
 # Everything at once, since resolving and building what is edited here takes as long each time.
-$(VENV)/.installed-test: $(BIN)/python $(REQUIREMENTS)
+$(VENV)/.installed-test: $(BIN)/python $(REQUIREMENTS) | $(VENV)/.torch-$(TORCH)
 	@echo "installing into $(VENV); the first time takes minutes, most of it torch"
-	$(INSTALL) --editable '.[server,test]' --editable './client[gateway]'
+	$(INSTALL) --editable '.[server,test,release]' --editable './client[gateway]'
 	$(INSTALL) --no-deps --requirement requirements/embedded.txt
 	$(INSTALL) --no-deps --upgrade --target $(VENV)/perf_analyzer --requirement requirements/perf_analyzer.txt
 	$(INSTALL) --no-deps --upgrade --target $(VENV)/charts --requirement requirements/charts.txt
 	@touch $(VENV)/.installed $@
 
 $(VENV)/.installed-lint: $(VENV)/.installed-test
-	$(INSTALL) --editable '.[server,test,lint]'
+	$(INSTALL) --editable '.[server,test,release,lint]' --editable './client[gateway]'
 	@touch $@

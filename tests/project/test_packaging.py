@@ -123,7 +123,7 @@ def test_the_image_has_kernels_and_a_compiler_for_more() -> None:
 
 
 def test_the_makefile_knows_its_targets() -> None:
-    for target in ("serve", "test", "lint", "type", "format", "clean"):
+    for target in ("serve", "test", "lint", "type", "format", "release", "clean"):
         done = subprocess.run(
             ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, timeout=30
         )

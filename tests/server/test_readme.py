@@ -198,6 +198,9 @@ def test_own_models(tmp_path: Path) -> None:
 # Commands of the pages that no test runs, by how they start, and why.
 NOT_RUN = {
     "pip install": "there is no package registry",
+    "python3 -m venv atoll-venv": "tests/server/test_wheel.py, when it is asked to",
+    "atoll-venv/bin/": "tests/server/test_wheel.py, when it is asked to",
+    "make release": "tests/project/test_release.py has its parts",
     "docker": "there is no docker",
     "perf_analyzer": "tests/server/test_perf_analyzer.py runs it where it is installed",
     "atoll-gateway --server localhost:8001 --port 8080": "tests/clients/test_gateway_process.py",

@@ -70,7 +70,9 @@ class Serving:
 
 
 @contextmanager
-def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Serving]:
+def serving(
+    folder: Path, *arguments: str, program: Path = ATOLL, within_s: float = 120, **environment: str
+) -> Iterator[Serving]:
     """``folder`` gets TMPDIR, where scratch folders must not stay, and the printed text."""
     scratch, log = folder / "scratch", folder / "out.txt"
     scratch.mkdir()
@@ -79,7 +81,7 @@ def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Servi
     with log.open("w") as out:
         process = subprocess.Popen(
             [
-                str(ATOLL),
+                str(program),
                 "serve",
                 "--exit-timeout=3",
                 *(f"--{name}={port}" for name, port in ports.items()),
@@ -92,7 +94,7 @@ def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[Servi
             env={**os.environ, "TMPDIR": str(scratch), "COLUMNS": "200", **environment},
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + within_s
         while "Ctrl-C stops everything" not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)

@@ -1,0 +1,1 @@
+"""Makes a release: ``python -m release`` in ``deploy/``, or ``make release``."""
