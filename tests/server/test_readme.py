@@ -195,11 +195,12 @@ def test_own_models(tmp_path: Path) -> None:
         _stop(process)
 
 
+# From the wheels: tests/server/test_wheel.py runs them, when it is asked to.
+PIP = ("python3 -m venv atoll-venv", "atoll-venv/bin/python", "atoll-venv/bin/atoll serve")
 # Commands of the pages that no test runs, by how they start, and why.
 NOT_RUN = {
     "pip install": "there is no package registry",
-    "python3 -m venv atoll-venv": "tests/server/test_wheel.py, when it is asked to",
-    "atoll-venv/bin/": "tests/server/test_wheel.py, when it is asked to",
+    **dict.fromkeys(PIP, "tests/server/test_wheel.py, when it is asked to"),
     "make release": "tests/project/test_release.py has its parts",
     "docker": "there is no docker",
     "perf_analyzer": "tests/server/test_perf_analyzer.py runs it where it is installed",
@@ -253,8 +254,10 @@ def test_every_command_is_known_here() -> None:
         "make serve", "make test", "curl -s localhost:8080/v2/models/all-minilm",
         "curl -s localhost:8080/v2/models/smollm2", "curl -sN localhost:8080/v2/models/smollm2",
         "curl -s localhost:8080/v1/chat/completions", ".venv/bin/atoll serve --model-id",
-        ".venv/bin/atoll doctor",
+        ".venv/bin/atoll doctor", *PIP,
     )  # fmt: skip
     assert [command for command in COMMANDS if not command.startswith(starts)] == []
+    by_pip = "\n".join(command for command in COMMANDS if command.startswith(PIP))
+    assert f"```console\n{by_pip}\n```" in (ROOT / "docs" / "releases.md").read_text()
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{target}:" in makefile for target in ("serve", "test", "lint"))
