@@ -42,7 +42,10 @@ ALLOWED = {
         "atoll_kernels", "atoll_client",
     },
 }  # fmt: skip
-ALWAYS = {"errors", "config", "environment", "cgroup", "json_text", "packing", "atoll"}
+ALWAYS = {
+    "errors", "config", "environment", "cgroup", "json_text", "logs", "packing", "progress",
+    "setting_fields", "atoll",
+}  # fmt: skip
 
 # What the engine knows of those that compute: frozen dataclasses of arrays.
 BORDER = {"atoll.runner.step_input", "atoll.sampling.inputs"}

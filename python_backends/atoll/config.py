@@ -7,17 +7,19 @@ one.
 
 from __future__ import annotations
 
-import math
 import os
-import types
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
 
 from atoll.environment import lookup
 from atoll.errors import ConfigError
+from atoll.setting_fields import check, parse
+from atoll.setting_fields import setting as _setting
 
 STATE_DTYPES = ("float32", "bfloat16", "float16")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("text", "json")
 DTYPES = ("default", "auto", "float32", "bfloat16", "float16", "int8", "int4")
 # Groups of settings, for the documentation.
 GROUPS = {
@@ -26,18 +28,8 @@ GROUPS = {
     "encoder": "Embedders, rerankers and classifiers",
     "generate": "Generators",
     "transcribe": "Speech recognition",
+    "logs": "Logs and traces",
 }
-# The same words that flags accept.
-_BOOLEANS = dict.fromkeys(("true", "1", "t", "yes", "y", "on"), True) | dict.fromkeys(
-    ("false", "0", "f", "no", "n", "off"), False
-)
-
-
-def _setting(
-    default: Any, text: str, *, group: str, least: float | None = None, most: float | None = None
-) -> Any:
-    facts = {"help": text, "group": group, "least": least, "most": most}
-    return field(default=default, metadata=facts)
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,7 @@ class Settings:
         "default (float32 on CPU; on GPU the checkpoint's, or float16 for float32), auto (the "
         "fastest the machine has), float32, bfloat16, float16, int8 or int4 weights",
         group="model",
+        allowed=DTYPES,
     )
     quantize: str | None = _setting(
         None,
@@ -179,7 +172,7 @@ class Settings:
     state_dtype: str = _setting(
         "float32", "float32, bfloat16 or float16: how recurrent layers store their matrices, which "
         "are computed in float32; 16 bits halve memory and traffic, and are less exact",
-        group="generate",
+        group="generate", allowed=STATE_DTYPES,
     )  # fmt: skip
     cuda_graphs: bool = _setting(
         True,
@@ -242,9 +235,31 @@ class Settings:
     max_audio_bytes: int = _setting(25_000_000, "most of a file", group="transcribe", least=1)
     max_audio_seconds: float = _setting(3600.0, "of a sound", group="transcribe", least=1)
 
+    log_level: str = _setting(
+        "warning", "least level of log lines: debug, info, warning or error", group="logs",
+        allowed=LOG_LEVELS,
+    )  # fmt: skip
+    log_format: str = _setting(
+        "text", "text, or json: each line an object", group="logs", allowed=LOG_FORMATS
+    )
+    log_requests: bool = _setting(
+        False, "a log line for each request: id, tokens, times, how it ended; no texts",
+        group="logs",
+    )  # fmt: skip
+    log_prompts: bool = _setting(
+        False, "what requests ask, in their lines of log_requests", group="logs"
+    )
+    otlp_endpoint: str | None = _setting(
+        None, "where OpenTelemetry spans go (OTLP over gRPC); needs the extra otel", group="logs"
+    )
+    otlp_service_name: str | None = _setting(
+        None, "the service's name in spans; if unset, atoll (atoll-gateway: of the gateway)",
+        group="logs",
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         for f in fields(self):
-            _check(f.name, f, getattr(self, f.name))
+            check(f.name, f, getattr(self, f.name))
 
     @classmethod
     def read(
@@ -256,44 +271,26 @@ class Settings:
             ConfigError: an unknown parameter, or a value of the wrong type or out of range; names
                 the parameter, or the variable that holds it.
         """
-        environment = os.environ if environment is None else environment
-        known = {f.name: f for f in fields(cls)}
+        known = [f.name for f in fields(cls)]
         unknown = sorted(set(parameters) - set(known))
         if unknown:
             raise ConfigError(f"unknown parameters {unknown}; known: {sorted(known)}")
-        hints = get_type_hints(cls)
-        values: dict[str, Any] = {}
-        for name, f in known.items():
-            found = (name, parameters[name]) if name in parameters else lookup(name, environment)
-            if found is not None and found[1] != "":
-                values[name] = parse(*found, hints[name])
-                _check(found[0], f, values[name])
-        return cls(**values)
+        return cls(**read_values(known, parameters, environment))
 
 
-def _check(shown: str, setting: Field[Any], value: Any) -> None:
-    """Raises ConfigError: a value out of range; ``shown`` is the user's name for the setting."""
-    least = setting.metadata["least"]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{shown} is {value}; expected a finite number")
-    if value is not None and least is not None and value < least:
-        raise ConfigError(f"{shown} is {value}; the least allowed is {least}")
-    most = setting.metadata["most"]
-    if value is not None and most is not None and value > most:
-        raise ConfigError(f"{shown} is {value}; the most allowed is {most}")
-    allowed = {"dtype": DTYPES, "state_dtype": STATE_DTYPES}.get(setting.name)
-    if allowed is not None and value not in allowed:
-        raise ConfigError(f"{shown} is {value!r}; allowed: {', '.join(allowed)}")
-
-
-def parse(shown: str, text: str, hint: Any) -> Any:
-    """Converts ``text`` to a setting's type; for an optional type, to its first member.
-
-    Raises:
-        ConfigError: it cannot be converted; names the setting as ``shown``.
-    """
-    kind = get_args(hint)[0] if get_origin(hint) is types.UnionType else hint
-    try:
-        return _BOOLEANS[text.strip().lower()] if kind is bool else kind(text)
-    except (KeyError, ValueError):
-        raise ConfigError(f"{shown} is {text!r}; expected {kind.__name__}") from None
+def read_values(
+    names: Collection[str], parameters: Mapping[str, str],
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Those of the named settings that are given, of their types. Raises as ``Settings.read``."""
+    environment = os.environ if environment is None else environment
+    hints, values = get_type_hints(Settings), dict[str, Any]()
+    for f in fields(Settings):
+        if f.name not in names:
+            continue
+        given = f.name in parameters
+        found = (f.name, parameters[f.name]) if given else lookup(f.name, environment)
+        if found is not None and found[1] != "":
+            values[f.name] = parse(*found, hints[f.name])
+            check(found[0], f, values[f.name])
+    return values

@@ -25,6 +25,7 @@ from atoll.cli.warmup import warmup
 from atoll.cli.worker import worker
 from atoll.environment import clean
 from atoll.errors import AtollError
+from atoll.logs import is_json
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,9 @@ def main() -> None:
     except Exception as error:
         if not _is_ours(error):
             raise
+        if is_json():
+            logger.error("%s%s", error, _hint(error))
+            sys.exit(1)
         console = Console(stderr=True, soft_wrap=True)
         text = f"error: {error}{_hint(error)}"
         console.print(text, style="red", markup=False, highlight=False)

@@ -18,10 +18,11 @@ from atoll.catalogue import (
     read_repository,
     session,
 )
-from atoll.config import Settings, parse
+from atoll.config import Settings
 from atoll.environment import lookup
 from atoll.errors import ConfigError
 from atoll.models import task_settings
+from atoll.setting_fields import parse
 from atoll.weights.adapters import with_absolute_folders
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import local_folder, resolve

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from atoll.catalogue import Detected, ServedModel, read_model
 from atoll.cli.choose import choose
-from atoll.cli.examples import example
 from atoll.cli.flags import with_settings
-from atoll.cli.tables import print_table
-from atoll.config import Settings
-from atoll.environment import variables
+from atoll.cli.output import Output, output_of
+from atoll.environment import PREFIX, variables
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
 from atoll.launcher.ports import MAX_PORT, check_distinct, check_free
 from atoll.launcher.supervisor import Supervisor
+from atoll.logs import SERVER_WIDE, LogOptions, configure
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -124,13 +122,15 @@ def serve(
     settings: dict[str, str],
 ) -> None:  # fmt: skip
     """Serve models until Ctrl-C. The settings below apply to every model of this server."""
-    log = Console(stderr=True, soft_wrap=True)
+    log = _log_options(settings)
+    out = output_of(log)
     triton = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
     gateways = {"--port": port, "--gateway-grpc-port": gateway_grpc_port if port else 0}
     check_distinct({**gateways, **triton})
-    choice = choose(model_id or [], repository, settings)
+    own = {name: text for name, text in settings.items() if name not in SERVER_WIDE}
+    choice = choose(model_id or [], repository, own)
     for note in choice.notes:
-        _shown(log)(note)
+        out.note(note)
     process = ServerProcess(
         ServerOptions(
             entries=choice.entries,
@@ -147,8 +147,10 @@ def serve(
             exit_timeout_s=exit_timeout,
             watch_interval_s=watch_interval,
             allow_shared_memory=allow_shared_memory,
+            log=log,
         ),
-        show=lambda line: log.print(f"[triton] {line}", markup=False, highlight=False, style="dim"),
+        show=out.triton,
+        tell=out.phase,
     )
     gateway = _gateway(
         process, host, port,
@@ -158,14 +160,24 @@ def serve(
         },
     )  # fmt: skip
     if triton_host not in _LOOPBACK:
-        _shown(log)(
+        out.note(
             f"warning: Triton listens on {triton_host}: its ports {http_port}, {grpc_port} and "
             f"{metrics_port} ask for no key{', also not for --api-key' if api_key else ''}, check "
             "nothing, and can be made to end the server; "
             f"{'the' if gateway else 'a'} gateway's port has the same routes"
         )
-    with _stoppable(process, log):
-        _run(process, gateway, log)
+    with _stoppable(process, out):
+        _run(process, gateway, out)
+
+
+def _log_options(settings: Mapping[str, str]) -> LogOptions:
+    """How everything logs; flags are put into the environment, for the processes of all models."""
+    for name in SERVER_WIDE:
+        if name in settings:
+            os.environ[PREFIX + name.upper()] = settings[name]
+    options = LogOptions.read({})
+    configure(options, {"process": "launcher"})
+    return options
 
 
 def _gateway(
@@ -202,26 +214,21 @@ def _gateway(
     )
 
 
-def _run(process: ServerProcess, gateway: GatewayProcess | None, log: Console) -> None:
+def _run(process: ServerProcess, gateway: GatewayProcess | None, out: Output) -> None:
     try:
-        process.start()
-        names = ", ".join(model.name for model in process.models)
-        with log.status(f"starting tritonserver with {names}"):
+        with out.starting():
+            process.start()
             _wait_ready(process)
             if gateway is not None:
                 gateway.start()
                 gateway.wait_ready()
                 process.on_lost = gateway.lose
-        _announce(process, gateway, Console())
-        Supervisor(process, lambda: [gateway.pid] if gateway is not None else [], _shown(log)).run()
+        out.ready(process, gateway)
+        Supervisor(process, lambda: [gateway.pid] if gateway is not None else [], out.note).run()
     finally:
         if gateway is not None:
             gateway.stop()
         process.stop()
-
-
-def _shown(log: Console) -> Callable[[str], None]:
-    return lambda text: log.print(text, markup=False, highlight=False, style="yellow")
 
 
 def _wait_ready(process: ServerProcess) -> None:
@@ -233,7 +240,7 @@ def _wait_ready(process: ServerProcess) -> None:
 
 
 @contextlib.contextmanager
-def _stoppable(process: ServerProcess, log: Console) -> Iterator[None]:
+def _stoppable(process: ServerProcess, out: Output) -> Iterator[None]:
     """The first Ctrl-C (or SIGTERM, SIGHUP) stops the server, the second kills it."""
     is_stopping = False
 
@@ -249,51 +256,7 @@ def _stoppable(process: ServerProcess, log: Console) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        log.print("stopped", style="dim")
+        out.stopped()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _gateway_lines(gateway: GatewayProcess) -> list[str]:
-    options = gateway.options
-    grpc_port = options.settings["grpc_port"]
-    grpc = f", gRPC {options.client_host}:{grpc_port}" if grpc_port != "0" else ""
-    return [f"gateway  {options.url}{grpc}"]
-
-
-def _announce(process: ServerProcess, gateway: GatewayProcess | None, out: Console) -> None:
-    """Prints what is served, where, and an example request."""
-    rows, notes = [], []
-    for model in process.models:
-        folders = process.checkpoints.get(model.name, {})
-        for version in model.versions:
-            name = f"{model.name}, version {version}" if len(model.versions) > 1 else model.name
-            found = _detected(model, folders[version]) if version in folders else None
-            what = (found.architecture, found.runs_on) if found else ("", "")
-            pooling = f" ({found.pooling})" if found and found.pooling else ""
-            rows.append((name, f"{model.kind}{pooling}", *what, model.checkpoint(version)))
-            notes += [f"{name}: {note}" for note in (found.notes if found else ())]
-    print_table(
-        ("model", "task", "architecture", "runs on", "checkpoint"), rows,
-        title=f"Atoll, ready after {process.startup_s:.1f} s",
-    )  # fmt: skip
-    for note in notes:
-        out.print(note, markup=False, highlight=False, style="yellow", soft_wrap=True)
-    lines = [
-        *(_gateway_lines(gateway) if gateway is not None else []),
-        f"Triton   {process.http_url}, gRPC {process.grpc_url}, metrics {process.metrics_url}",
-        *(f"\n{example(model, process.http_url)}" for model in process.models),
-        "\nCtrl-C stops everything.",
-    ]
-    # Not through the console, which would wrap and colour text that users copy.
-    print("\n".join(lines), flush=True)
-
-
-def _detected(model: ServedModel, folder: Path) -> Detected:
-    """How the server classified the checkpoint, which it has loaded for its entry's task."""
-    settings = Settings.read(model.parameters)
-    return read_model(
-        folder, model.task, settings.dense_path, settings.pooling,
-        reranker_template=settings.reranker_template,
-    )  # fmt: skip

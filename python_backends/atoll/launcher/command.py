@@ -8,6 +8,7 @@ from pathlib import Path
 
 from atoll.launcher.installation import Installation
 from atoll.launcher.options import ServerOptions
+from atoll.serving.requests.report import FORWARDED
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,8 @@ ADMIN_HEADER = "atoll-admin"
 _RESTRICTED = "model-repository,logging,trace"
 # Unless allowed by the user: a client could register a stub's own region.
 _SHARED_MEMORY = "shared-memory"
+# Headers that models get as parameters: the request's id and trace, for their logs and spans.
+_FORWARDED = f"(?i)({'|'.join(FORWARDED)})"
 
 
 def command_line(
@@ -49,6 +52,8 @@ def command_line(
         f"--metrics-port={options.metrics_port}",
         f"--exit-timeout-secs={options.exit_timeout_s}",
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--http-header-forward-pattern={_FORWARDED}",
+        f"--grpc-header-forward-pattern={_FORWARDED}",
         f"--http-restricted-api={restricted}:{ADMIN_HEADER}={admin_key}",
         f"--grpc-restricted-protocol={restricted}:{ADMIN_HEADER}={admin_key}",
     ]

@@ -1,6 +1,7 @@
 """The server's output: written to a file, its end kept in memory, important lines shown.
 
-Knows tritonserver's line format and how it reports a model that failed to load.
+Knows tritonserver's line format and how it reports a model that failed to load. With ``json``, its
+lines are written and shown as objects like those of models; lines of models are such objects.
 """
 
 from __future__ import annotations
@@ -8,18 +9,25 @@ from __future__ import annotations
 import json
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-_LINE = re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] (.*)$")
+from atoll.config import LOG_LEVELS
+from atoll.logs import LogOptions, line_facts
+
+_LINE = re.compile(r"^([IWEF])\d{4} \d\d:\d\d:\d\d\.\d+ \d+ (\S+)\] (.*)$")
+_LEVELS = {"I": "info", "W": "warning", "E": "error", "F": "error"}
 _FAILED = re.compile(r"^failed to load '(?P<name>.+?)' version \d+: (?P<reason>.*)$", re.DOTALL)
 # Printed on every machine without a GPU, when stopping, and after a failed load, whose reason is
 # reported once, where the load is awaited.
 _NOISE = (
     "CudaDriverHelper has not been initialized",
     "Failed to initialize NVML",
+    "Unable to allocate pinned system memory",
+    "DCGM unable to start",
     "Signal (15) received",
     "ERROR: Failed to create instance",
     "failed to load '",
@@ -32,7 +40,8 @@ _TRACE = re.compile(r"^(At:|;|  \S.*\(\d+\): \S+)$")
 class LogPump:
     """Reads the server's output in a thread until it ends.
 
-    show: called with the lines that a user should see.
+    show: called with the lines that a user should see. options: log_level says which those are,
+    log_format how they are written. read: called with each line; true: it is for nobody else.
     """
 
     def __init__(
@@ -43,8 +52,13 @@ class LogPump:
         verbose: bool,
         *,
         is_appending: bool = False,
+        options: LogOptions | None = None,
+        read: Callable[[str], bool] = lambda line: False,
+        on_failure: Callable[[str], None] = lambda model: None,
     ) -> None:
         self.path = path
+        self._options, self._read = options or LogOptions(), read
+        self._on_failure = on_failure
         self._mode = "a" if is_appending else "w"
         self._stream, self._show, self._verbose = stream, show, verbose
         self._tail: deque[str] = deque(maxlen=200)
@@ -72,22 +86,28 @@ class LogPump:
         with self.path.open(self._mode, encoding="utf-8") as file:
             for raw in self._stream:
                 line = raw.rstrip("\n")
-                file.write(raw)
-                file.flush()
-                self._tail.append(line)
                 self.has_begun.set()
+                if self._read(line):
+                    continue
+                is_json = self._options.log_format == "json"
+                written = as_json(line) if is_json else line
+                if written:
+                    file.write(f"{written}\n")
+                    file.flush()
+                self._tail.append(line)
                 self._note_failure(line)
-                if self._verbose or _matters(line):
-                    self._show(line)
+                if self._verbose or _matters(line, self._options.log_level):
+                    self._show(written)
         self.has_begun.set()
 
     def _note_failure(self, line: str) -> None:
         match = _LINE.match(line)
         if match is None or match.group(1) != "E":
             return
-        failed = _FAILED.match(_unquoted(match.group(2)))
+        failed = _FAILED.match(_unquoted(match.group(3)))
         if failed:
             self._failures[failed["name"]] = _reason(failed["reason"])
+            self._on_failure(failed["name"])
 
 
 def _unquoted(text: str) -> str:
@@ -106,11 +126,28 @@ def _reason(text: str) -> str:
     return re.sub(r"^(Internal|Invalid argument|Unsupported|Unavailable): ", "", text)
 
 
-def _matters(line: str) -> bool:
-    """Errors, and whatever models print themselves, but not the server's tables and messages."""
+def as_json(line: str) -> str:
+    """A line as an object: Triton's with its level and place; "" for an empty one."""
+    if line.startswith("{"):
+        return line
+    if not line.strip():
+        return ""
+    match = _LINE.match(line)
+    level, text, place = "info", line, ""
+    if match is not None:
+        level, place, text = _LEVELS[match.group(1)], match.group(2), _unquoted(match.group(3))
+    found = {**line_facts(level, "triton", text, time.time()), "process": "tritonserver"}
+    return json.dumps({**found, **({"place": place} if place else {})}, ensure_ascii=False)
+
+
+def _matters(line: str, level: str) -> bool:
+    """Triton's messages of this level or above, and whatever models print themselves, but not the
+    server's tables."""
     if not line.strip() or line.startswith(("+", "|")) or _TRACE.match(line):
         return False
     if any(noise in line for noise in _NOISE):
         return False
     match = _LINE.match(line)
-    return match is None or match.group(1) in "EF"
+    if match is None:
+        return True
+    return LOG_LEVELS.index(_LEVELS[match.group(1)]) >= LOG_LEVELS.index(level)

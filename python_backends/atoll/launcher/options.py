@@ -9,6 +9,7 @@ from typing import Any
 
 from atoll.catalogue import Entry
 from atoll.launcher.ports import free_ports
+from atoll.logs import LogOptions
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class ServerOptions:
     exit_timeout_s: how long running requests may take when stopping.
     watch_interval_s: seconds between canary requests; 0: no watchdog.
     allow_shared_memory: every client may register shared memory, not only administrators.
+    log: how the server's lines are written; models read their environment.
     """
 
     entries: tuple[Entry, ...] = ()
@@ -41,6 +43,7 @@ class ServerOptions:
     exit_timeout_s: int = 10
     watch_interval_s: float = 15.0
     allow_shared_memory: bool = False
+    log: LogOptions = LogOptions()
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod

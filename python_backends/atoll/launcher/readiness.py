@@ -11,6 +11,7 @@ from atoll.catalogue import ServedModel
 from atoll.errors import NotReady
 from atoll.launcher.canary import Probe
 from atoll.launcher.logs import LogPump
+from atoll.launcher.startup import Startup
 
 
 class Start:
@@ -20,23 +21,27 @@ class Start:
     """
 
     def __init__(
-        self, process: subprocess.Popen[str], log: LogPump, probe: Probe, deadline: float
-    ) -> None:
+        self, process: subprocess.Popen[str], log: LogPump, probe: Probe, startup: Startup,
+        deadline: float,
+    ) -> None:  # fmt: skip
         self._process, self._log, self._probe, self._deadline = process, log, probe, deadline
+        self._startup = startup
 
     def wait_for_server(self, server_id: str, http_url: str) -> None:
         """Waits until gRPC and HTTP answer; Triton opens HTTP a moment after gRPC."""
-        while self._probe.server_name() != server_id:
-            self._go_on("the server was not up in time")
-            time.sleep(0.05)
-        while not _is_http_up(http_url, server_id):
-            self._go_on(f"{http_url} does not answer")
-            time.sleep(0.01)
+        with self._startup.phase("server"):
+            while self._probe.server_name() != server_id:
+                self._go_on("the server was not up in time")
+                time.sleep(0.05)
+            while not _is_http_up(http_url, server_id):
+                self._go_on(f"{http_url} does not answer")
+                time.sleep(0.01)
 
     def wait_for_models(self, models: Sequence[ServedModel]) -> None:
         """Waits until every model has answered a request."""
         for model in models:
-            self._probe.check(model, timeout_s=max(1.0, self._deadline - time.monotonic()))
+            with self._startup.phase("first answer", model.name):
+                self._probe.check(model, timeout_s=max(1.0, self._deadline - time.monotonic()))
 
     def _go_on(self, late: str) -> None:
         has_ended = self._process.poll() is not None

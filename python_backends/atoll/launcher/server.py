@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from atoll import progress
 from atoll.catalogue import ENTRIES, ServedModel
 from atoll.errors import NotReady
 from atoll.launcher import reaper
@@ -27,9 +28,10 @@ from atoll.launcher.libraries import check_libraries
 from atoll.launcher.logs import LogPump
 from atoll.launcher.options import ServerOptions
 from atoll.launcher.ports import check_free
-from atoll.launcher.processes import dismiss, end_with_children, start_reaper
+from atoll.launcher.processes import dismiss, end_with_children, launch, start_reaper
 from atoll.launcher.readiness import Start
 from atoll.launcher.repositories import check_path, fetch, prepare
+from atoll.launcher.startup import Startup
 from atoll.launcher.stubs import EndAbandoned, find_stubs
 from atoll.launcher.watchdog import Watchdog
 from atoll.weights.embedded import EMBEDDED
@@ -55,10 +57,15 @@ class ServerProcess:
         is restarted for it, false to have the model loaded again.
     on_lost: called with the names of models whose requests, sent before now, get no answer.
     show: called with the lines of the server's output that a user should see.
+    tell: called with a sentence and its facts when a phase of a start begins, or takes long.
     """
 
-    def __init__(self, options: ServerOptions, show: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, options: ServerOptions, show: Callable[[str], None] | None = None,
+        tell: Callable[[str, dict[str, Any]], None] = lambda text, facts: None,
+    ) -> None:  # fmt: skip
         self.options = options
+        self.startup = Startup(tell)
         self.id = f"atoll-{uuid.uuid4().hex[:12]}"
         self.scratch = Path(tempfile.gettempdir()) / self.id  # created by ``start``
         self.models: tuple[ServedModel, ...] = ()
@@ -145,12 +152,13 @@ class ServerProcess:
                 checkpoint that cannot be obtained.
         """
         self._started, self._is_ready = time.monotonic(), False
+        self.startup.start()
         check_path(tempfile.gettempdir(), "the folder for temporary files (TMPDIR)")
         self.scratch.mkdir(mode=0o700)
         options = self.options
         installation = find_installation(options.server)
         own = installation.environment(self.scratch)
-        environment = {**os.environ, **options.environment, **own}
+        environment = {**os.environ, **options.environment, **own, progress.WANTED: "1"}
         check_libraries(installation, environment)
         ports = ("http_port", "grpc_port", "metrics_port")
         check_free(
@@ -159,7 +167,9 @@ class ServerProcess:
         )
         repositories, self.models = prepare(options, self.scratch)
         # Here, where progress is shown, not silently inside the stubs.
-        self.checkpoints = {m.name: fetch(m) for m in self.models}
+        for model in self.models:
+            with self.startup.phase("checkpoint", model.name):
+                self.checkpoints[model.name] = fetch(model)
         arguments = command_line(
             options,
             installation,
@@ -170,17 +180,7 @@ class ServerProcess:
             admin_key=self._admin_key,
             shm_prefix=self._shm_prefix,
         )
-        self._process = subprocess.Popen(
-            arguments,
-            cwd=self.scratch,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,
-        )
+        self._process = launch(arguments, self.scratch, environment)
         self._reaper = start_reaper(self.pid, self._grace_s, self._shm_prefix, self.scratch)
         assert self._process.stdout is not None
         self._log = LogPump(
@@ -189,6 +189,9 @@ class ServerProcess:
             self._show,
             options.verbose,
             is_appending=self._num_starts > 0,
+            options=options.log,
+            read=self.startup.read,
+            on_failure=self.startup.failed,
         )
         self._num_starts += 1
         self._log.has_begun.wait(_ARGUMENTS_READ_S)
@@ -207,7 +210,8 @@ class ServerProcess:
             assert self._process is not None and self._log is not None
             header = (f"triton-grpc-protocol-{ADMIN_HEADER}", self._admin_key)
             probe = self._probe = Probe(self.grpc_url, header)
-            start = Start(self._process, self._log, probe, self._started + timeout_s)
+            until = self._started + timeout_s
+            start = Start(self._process, self._log, probe, self.startup, until)
             with EndAbandoned(self.pid) as ended:
                 try:
                     start.wait_for_server(self.id, self.http_url)
@@ -264,6 +268,7 @@ class ServerProcess:
         """Stops the server and its stubs; removes its shared memory and scratch folder."""
         if self._watchdog is not None:
             self._watchdog.stop()
+        self.startup.stop()
         process = self._process
         if self._probe is not None:
             # A server that is still loading has no requests, and cannot react until it has loaded.

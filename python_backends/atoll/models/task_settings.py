@@ -10,8 +10,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from typing import get_type_hints
 
-from atoll.config import Settings, parse
+from atoll.config import Settings
 from atoll.errors import ConfigError
+from atoll.setting_fields import parse
 
 TASKS = (
     "embed", "sparse", "multi_vector", "rerank", "classify", "token_classify", "generate",

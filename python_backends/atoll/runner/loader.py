@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from atoll import progress
 from atoll.config import Settings
 from atoll.models.answer_rules import AnswerRules
 from atoll.models.detect import decide
@@ -74,10 +75,14 @@ def load_runner(settings: Settings, folder: Path, task: str = "generate") -> Loa
 
 def _load(settings: Settings, folder: Path, detected: Detected, team: Team | None) -> LoadedRunner:
     num_ranks = 1 if team is None else team.layout.size
-    loaded = load_model(settings, folder, 0, num_ranks)
+    with progress.phase("weights"):
+        loaded = load_model(settings, folder, 0, num_ranks)
     decoder, options, config = loaded.model, loaded.options, loaded.model.config
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
-    with alone_on([options.device] if team is None else team.layout.devices):
+    with (
+        progress.phase("warm-up"),
+        alone_on([options.device] if team is None else team.layout.devices),
+    ):
         if team is None:
             size = cache_size(settings, decoder, options, config.max_positions)
         else:

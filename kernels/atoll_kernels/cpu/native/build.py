@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 from functools import cache
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).parent / "src"
 
@@ -146,10 +149,13 @@ def _ahead(level: Level, flags: Sequence[str]) -> Path | None:
 def _made(target: Path, compiler: str, flags: Sequence[str]) -> Path:
     if target.exists():
         return target
+    # Both lines are also read by whoever shows how far a start has come.
+    logger.info("compiling native CPU kernels", extra={"phase": ("kernels", "begin")})
     with (target.parent / f"{target.stem}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
             _compile(compiler, flags, target)
+    logger.info("compiled native CPU kernels", extra={"phase": ("kernels", "end")})
     return target
 
 

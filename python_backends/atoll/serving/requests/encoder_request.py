@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from atoll.encoders.packer import Item
+from atoll.serving.requests.report import Report, parts_of
 from atoll.serving.requests.served_request import Notified, ServedRequest
 from atoll.serving.triton.response_sender import ResponseSender
 from atoll.text.text_encoder import Encoded, Texts
@@ -59,6 +60,16 @@ class EncoderRequest(ServedRequest):
     def is_complete(self) -> bool:
         """See ``ServedRequest``."""
         return self._num_missing == 0
+
+    def report(self) -> Report:
+        """See ``ServedRequest``. Its ends are those of its first and last text."""
+        names = ("tokenize", "queue", "compute", "send")
+        moments = [*self.moments, time.monotonic()] if self.is_complete else self.moments
+        return Report(num_input_tokens=sum(self.lengths), parts=parts_of(names, moments))
+
+    def asked_text(self) -> Any:
+        """See ``ServedRequest``."""
+        return self.work.ids or self.work.texts or f"{len(self.work.images)} images"
 
     def items(self, encoded: Sequence[Encoded]) -> list[Item]:
         """The request's rows for the engine."""

@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atoll.engine.request import FinishReason, Outcome, Request, Token
 from atoll.engine.thread import Engine
 from atoll.serving.requests.output_flags import Flags, OutputFlags, returned_by
 from atoll.serving.requests.prompts import Prompt
+from atoll.serving.requests.report import Report, parts_of
 from atoll.serving.requests.sampling_options import GenerateOptions
 from atoll.serving.requests.served_request import Notified, ServedRequest
 from atoll.serving.triton.response_sender import ResponseSender
@@ -170,6 +171,36 @@ class GenerationRequest(ServedRequest):
     def is_complete(self) -> bool:
         """True once every answer has ended."""
         return bool(self.completions) and all(c.outcome is not None for c in self.completions)
+
+    def report(self) -> Report:
+        """See ``ServedRequest``."""
+        sampling = self.asked.options.sampling
+        moments, completions = [self.arrival, self.submitted], self.completions
+        if completions and completions[0].outcome is not None:
+            t = completions[0].outcome.timing
+            if t.scheduled is not None and t.first_token is not None:
+                moments += [t.scheduled, t.first_token, t.finished, time.monotonic()]
+        options: dict[str, Any] = {
+            "max_tokens": sampling.max_new_tokens, "choice.count": self.asked.options.n,
+        }  # fmt: skip
+        if sampling.do_sample:
+            options |= {
+                "temperature": sampling.temperature, "top_p": sampling.top_p,
+                "top_k": sampling.top_k, "seed": sampling.seed,
+            }  # fmt: skip
+        return Report(
+            "text_completion" if self.asked.prompt.messages is None else "chat",
+            self.num_input_tokens,
+            sum(completion.num_output_tokens for completion in completions),
+            tuple(c.finish_reason for c in completions if c.finish_reason),
+            parts_of(("tokenize", "queue", "prefill", "decode", "send"), moments),
+            {f"gen_ai.request.{name}": value for name, value in options.items()},
+        )
+
+    def asked_text(self) -> Any:
+        """See ``ServedRequest``."""
+        prompt = self.asked.prompt
+        return prompt.messages or prompt.text or prompt.input_ids
 
     def start(self, engine: Engine, requests: Sequence[Request]) -> None:
         """Submits the first answer; the others follow once its prompt is in the cache.

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+from atoll.serving.requests.report import Origin, Report
 from atoll.serving.triton.response_sender import ResponseSender
 
 
@@ -20,12 +21,14 @@ class Notified(Protocol):
 class ServedRequest(ABC):
     """A request in progress. Any thread may end it; the response streamer sends its responses.
 
-    num_answers: counts against ``max_concurrent_requests``. limit_s: the time limit in seconds, or
-    None. is_preparing: the preparation pool has begun to work on it. has_answered: a response was
-    sent. is_closed: the last response is being sent, or was sent.
+    origin: set when it is accepted. num_answers: counts against ``max_concurrent_requests``.
+    limit_s: the time limit in seconds, or None. is_preparing: the preparation pool has begun to
+    work on it. has_answered: a response was sent. is_closed: the last response is being sent, or
+    was sent.
     """
 
     is_stream = False
+    origin = Origin()
 
     def __init__(
         self, sender: ResponseSender, streamer: Notified, *, num_answers: int, limit_s: float | None
@@ -47,6 +50,14 @@ class ServedRequest(ABC):
     def is_done(self) -> bool:
         """True once it is complete, or has failed."""
         return self.error is not None or self.is_complete
+
+    def report(self) -> Report:
+        """What is told of it when it has ended."""
+        return Report()
+
+    def asked_text(self) -> Any:
+        """What it asks, for logs."""
+        return ""
 
     def fail(self, error: Exception) -> None:
         """Ends it with the error, unless it has ended."""

@@ -10,13 +10,14 @@ import itertools
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atoll.audio.features import FeatureExtractor, Features
 from atoll.audio.reader import SAMPLING_RATE, Waveform
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
 from atoll.engine.thread import Engine
 from atoll.sampling.speech import SpeechGrammar
+from atoll.serving.requests.report import Report, parts_of
 from atoll.serving.requests.served_request import Notified, ServedRequest
 from atoll.serving.requests.transcription import Heard, Segment, SegmentWriter, Window, split
 from atoll.serving.triton.response_sender import ResponseSender
@@ -98,7 +99,7 @@ class TranscriptionRequest(ServedRequest):
     """One Triton request with its response sender.
 
     given: its sound, until that is decoded. sound: from then on. language: the code, once it is
-    known. segments: all so far. num_output_tokens: of all windows.
+    known. segments: all so far. num_output_tokens: of all windows. ended: the last one, or 0.
     """
 
     def __init__(
@@ -116,12 +117,27 @@ class TranscriptionRequest(ServedRequest):
         self._delivered: deque[_Answer] = deque()
         self._num_taken = self._seek = 0
         self._running: Request | None = None
-        self._has_ended = False
+        self._has_ended, self.ended = False, 0.0
 
     @property
     def is_complete(self) -> bool:
         """True once the last window is heard."""
         return self._has_ended
+
+    def report(self) -> Report:
+        """See ``ServedRequest``. Its windows, each queued for itself, are one part."""
+        moments = [self.arrival, self.submitted, *([self.ended] if self.ended else [])]
+        moments += [time.monotonic()] if self.ended else []
+        return Report(
+            "transcribe",
+            num_output_tokens=self.num_output_tokens,
+            finish_reasons=("stop",) if self._has_ended else (),
+            parts=parts_of(("prepare", "transcribe", "send"), moments),
+        )
+
+    def asked_text(self) -> Any:
+        """See ``ServedRequest``."""
+        return "" if self.sound is None else f"{self.sound.seconds:.2f} s of sound"
 
     def start(self, recognizer: Recognizer, sound: Sound, writer: SegmentWriter) -> None:
         """Submits the first window; the others follow one by one.
@@ -216,7 +232,7 @@ class TranscriptionRequest(ServedRequest):
         if self._seek < self.sound.num_frames:
             self._submit()
         else:
-            self._has_ended = True
+            self._has_ended, self.ended = True, time.monotonic()
 
     def _hear(self, tokens: list[Token]) -> None:
         """Makes segments of an answer."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.serving.answer_stream import Answers
+from atoll.serving.requests.report import Report
 from atoll.serving.requests.served_request import Notified, ServedRequest
 from atoll.serving.requests.transcript import Transcript
 from atoll.serving.triton.response_sender import ResponseSender
@@ -106,6 +107,10 @@ class Turn(ServedRequest):
         if self.asked is None:
             return self.conversation.transcript
         return self.asked.answered(self._answer)
+
+    def report(self) -> Report:
+        """See ``ServedRequest``; the generator reports its own part of it."""
+        return Report("chat")
 
     def cancel(self) -> None:
         """See ``ServedRequest``."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from atoll import progress
 from atoll.serving.admission import Admission
 from atoll.serving.model_ops import ModelOps
 from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine
@@ -21,7 +22,6 @@ from atoll.weights.router_files import read_routes, route_folders
 class CheckpointModel(ServedModel[R]):
     """Base of generators and encoders."""
 
-    task: ClassVar[str]
     is_batched: ClassVar[bool]
 
     @classmethod
@@ -31,7 +31,8 @@ class CheckpointModel(ServedModel[R]):
 
     def open_checkpoint(self, args: dict[str, str]) -> Path:
         """First in ``initialize``: reads settings and tokenizer; returns the folder."""
-        self.open()
+        progress.introduce(args["model_name"], args["model_version"])
+        self.open(args)
         self.settings = instance_settings(args, self.task)
         self.folder = folder = checkpoint_folder(args, self.settings)
         routes = read_routes(folder)

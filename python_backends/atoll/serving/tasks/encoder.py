@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from atoll import progress
 from atoll.cgroup import num_cores
 from atoll.config import Settings
 from atoll.encoders.encoder import Encoder
@@ -95,11 +96,13 @@ class EncoderModel(CheckpointModel[EncoderRequest]):
         """The encoder of the task."""
 
     def _load(self, folder: Path, settings: Settings) -> Encoder:
-        self.routed = RoutedEncoders.load(
-            folder, self.tokenizer, partial(self.load, settings=settings)
-        )
-        for encoder in self.routed.encoders.values():
-            encoder.warm_up(settings.max_batch_tokens)
+        with progress.phase("weights"):
+            self.routed = RoutedEncoders.load(
+                folder, self.tokenizer, partial(self.load, settings=settings)
+            )
+        with progress.phase("warm-up"):
+            for encoder in self.routed.encoders.values():
+                encoder.warm_up(settings.max_batch_tokens)
         return self.routed.main
 
     @abstractmethod

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from atoll import json_text
+from atoll import json_text, progress
 from atoll.errors import EmptyInputError, UnsupportedModel
 from atoll.serving.links import wrong_link
+from atoll.serving.observer import Observer
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
 from atoll.serving.requests.priority import PRIORITY
+from atoll.serving.requests.report import FORWARDED, Origin
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import model_requests, tensors
 
@@ -37,7 +40,10 @@ class LinkedModel(ABC):
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the names of the models; they need not be loaded yet."""
         end_without_marks()
-        self.configure(tensors.settings_parameters(args["model_config"]))
+        progress.introduce(args["model_name"], args["model_version"])
+        parameters = tensors.settings_parameters(args["model_config"])
+        self.observer = Observer.of(args, parameters, "search")
+        self.configure(parameters)
 
     @abstractmethod
     def configure(self, parameters: Mapping[str, str]) -> None:
@@ -56,11 +62,21 @@ class LinkedModel(ABC):
         return list(await asyncio.gather(*(self._guarded(request) for request in requests)))
 
     async def _guarded(self, request: Any) -> Any:
+        """In a task of its own, and so in its own context."""
+        given, arrival = json.loads(request.parameters() or "{}"), time.monotonic()
+        origin, error = Origin(), None
         try:
+            given = tensors.parsed_parameters(request.parameters())
+            origin = Origin.read(given, request.request_id())
+            names = (*FORWARDED, tensors.CANARY)
+            model_requests.PASSED_ON.set({k: given[k] for k in names if k in given})
             return tensors.response(await self.answer(request))
-        except Exception as error:
-            given = json.loads(request.parameters() or "{}")
+        except Exception as problem:
+            error = problem
             return tensors.failure(error, given.get(tensors.JSON_ERRORS) is True)
+        finally:
+            if given.get(tensors.CANARY) is not True:
+                self.observer.ended(origin, arrival, error)
 
 
 class Search(NamedTuple):

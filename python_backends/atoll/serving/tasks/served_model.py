@@ -10,6 +10,7 @@ fails.
 from __future__ import annotations
 
 import enum
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,9 +18,12 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from atoll.errors import Cancelled
+from atoll.serving.observer import Observer
 from atoll.serving.preparation import PreparationPool
+from atoll.serving.requests.report import Origin
 from atoll.serving.requests.served_request import ServedRequest
 from atoll.serving.robust_mutexes import end_without_marks
+from atoll.serving.triton import tensors
 from atoll.serving.triton.instance import end_without_teardown
 from atoll.serving.triton.request_metrics import RequestMetrics
 from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
@@ -57,6 +61,7 @@ class ServedModel(ABC, Generic[R]):
 
     is_decoupled: ClassVar[bool]
     cancelled: ClassVar[str]
+    task: ClassVar[str]
 
     @abstractmethod
     def initialize(self, args: dict[str, str]) -> None:
@@ -88,10 +93,16 @@ class ServedModel(ABC, Generic[R]):
     def respond(self, request: R, even_if_empty: bool) -> Sequence[Mapping[str, Array]]:
         """See ``Answering``."""
 
-    def open(self) -> None:
-        """First in ``initialize``."""
+    def open(self, args: Mapping[str, str]) -> None:
+        """First in ``initialize``.
+
+        Raises:
+            ConfigError: a setting of logs or traces has a wrong value.
+        """
         end_without_teardown()
         end_without_marks()
+        parameters = tensors.settings_parameters(args["model_config"])
+        self.observer = Observer.of(args, parameters, self.task)
         self.streamer: ResponseStreamer[R] = ResponseStreamer(self)
 
     def begin(self, engine: TaskEngine, metrics: RequestMetrics[R], *, num_preparing: int) -> None:
@@ -108,18 +119,25 @@ class ServedModel(ABC, Generic[R]):
         for request in requests:
             own = TritonResponseSender(request, is_decoupled=self.is_decoupled)
             sender: ResponseSender = own
+            origin, arrival = Origin(), time.monotonic()
             try:
+                request_id = request.request_id()
+                origin = Origin.read(own.parameters, request_id)
                 sender = self.sender(own)
                 if not self.answer_control(own.parameters, sender):
                     served = self.read_request(request, own.parameters, sender)
-                    self._take(served, request.request_id())
+                    served.origin = origin
+                    self._take(served, request_id)
             except Exception as error:
                 self.refuse(sender, error)
+                if not sender.is_canary:
+                    self.observer.ended(origin, arrival, error)
 
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
         self.ending.finish()
         self._metrics.close()
+        self.observer.close()
 
     def is_ready(self) -> bool:
         """Asked by Triton from 26.04 on; earlier servers call a model ready whatever it says."""
@@ -183,6 +201,7 @@ class ServedModel(ABC, Generic[R]):
     def closed(self, request: R) -> None:
         """See ``Answering``."""
         self._metrics.closed(request)
+        self.observer.closed(request)
 
     def tick(self) -> None:
         """See ``Answering``."""

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from atoll import progress
 from atoll.errors import ConfigError, ValidationError
 from atoll.serving import model_ops
 from atoll.serving.remote_generator import RemoteGenerator
@@ -44,11 +45,13 @@ class SessionModel(ServedModel[Turn]):
     """What ``model.py`` exports. Entry parameter: ``generator``, the entry it stands before."""
 
     is_decoupled = True
+    task = "chat"
     cancelled = "the request was cancelled"
 
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the generator's name; it need not be loaded yet."""
-        self.open()
+        progress.introduce(args["model_name"], args["model_version"])
+        self.open(args)
         parameters = tensors.settings_parameters(args["model_config"])
         if "generator" not in parameters:
             raise ConfigError("parameter 'generator' is missing in config.pbtxt")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from atoll import progress
 from atoll.encoders.encoder_config import EncoderConfig
 from atoll.errors import EmptyInputError
 from atoll.models import families, registry
 from atoll.models.detect import decide
+from atoll.serving.observer import Observer
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
 from atoll.serving.requests.priority import PRIORITY, read_priority
+from atoll.serving.requests.report import Origin
 from atoll.serving.requests.validation import read_truncation, refuse_empty
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.tasks.embed import PADDING, EmbedModel, counts
@@ -33,6 +38,9 @@ class TokensModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Reads the tokenizer and the limits; no weights."""
         end_without_marks()
+        progress.introduce(args["model_name"], args["model_version"])
+        parameters = tensors.settings_parameters(args["model_config"])
+        self.observer = Observer.of(args, parameters, "tokenize")
         self.settings = settings = instance_settings(args, "embed")
         folder = checkpoint_folder(args, settings)
         decide(folder, settings, "embed")
@@ -47,14 +55,19 @@ class TokensModel:
         """One response per request; a wrong request gets an error and does not affect others."""
         responses = []
         for request in requests:
+            arrival, origin, found = time.monotonic(), Origin(), None
             try:
-                responses.append(self._answer(request))
+                parameters = tensors.parsed_parameters(request.parameters())
+                origin = Origin.read(parameters, request.request_id())
+                responses.append(self._answer(request, parameters))
             except Exception as error:
+                found = error
                 responses.append(tensors.failure(error))
+            self.observer.ended(origin, arrival, found)
         return responses
 
-    def _answer(self, request: Any) -> Any:
-        given = tensors.own_parameters(tensors.parsed_parameters(request.parameters()), _PARAMETERS)
+    def _answer(self, request: Any, parameters: Mapping[str, Any]) -> Any:
+        given = tensors.own_parameters(parameters, _PARAMETERS)
         refuse_time_limit(request, given)
         read_priority(given)  # which only a queue would use
         truncate, direction = read_truncation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import triton_python_backend_utils as pb_utils
@@ -13,6 +14,9 @@ from atoll.errors import NotReady, Overloaded, of_type
 from atoll.serving.triton import shared_memory
 from atoll.serving.triton.tensors import JSON_ERRORS, Array, Failure
 
+# Parameters of the request that is answered which go with every request to another model: its
+# trace and id, and that it is a canary.
+PASSED_ON: ContextVar[Mapping[str, Any]] = ContextVar("passed_on")
 # What Triton says of a model that is not loaded, or whose process has ended.
 _AWAY = ("is not ready", "is not healthy")
 
@@ -28,7 +32,7 @@ async def infer(
         Failure: the error of another model, or Triton's own.
     """
     # Triton 2.51 makes every error between models INTERNAL.
-    given = {**parameters, JSON_ERRORS: True}
+    given = {**PASSED_ON.get({}), **parameters, JSON_ERRORS: True}
     answer = await _request(model, outputs, inputs, given, "").async_exec()
     if answer.has_error():
         raise _error(model, answer.error(), reworded)

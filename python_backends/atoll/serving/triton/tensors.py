@@ -17,6 +17,7 @@ import triton_python_backend_utils as pb_utils
 
 from atoll import json_text
 from atoll.errors import AtollError, ConfigError, ValidationError
+from atoll.serving.requests.report import FORWARDED
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -28,7 +29,7 @@ CANARY = "canary"
 ANSWERS_TO = "answers_to"
 # Request parameters that are handled elsewhere. Triton's ``/generate`` takes the request's id from
 # its body, and also passes it on as a parameter.
-_NOT_OURS = (JSON_ERRORS, CANARY, "id")
+_NOT_OURS = (JSON_ERRORS, CANARY, "id", *FORWARDED)
 # Messages quote what a client has sent, and must fit where an answer did not.
 _MAX_MESSAGE_CHARACTERS = 4000
 # Parameters of config.pbtxt that Triton's Python backend reads itself.
@@ -141,14 +142,15 @@ def parsed_parameters(text: str) -> dict[str, Any]:
         found: dict[str, Any] = json_text.loads(text)
     except ValueError as error:
         raise ValidationError(f"parameters: {error}") from None
-    return found
+    # HTTP's headers come in the case in which they were sent.
+    return {k.lower() if k.lower() in FORWARDED else k: v for k, v in found.items()}
 
 
 def own_parameters(found: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """The request's own parameters (KServe ``parameters``), by name.
 
     Without those that belong to the server: names that start with ``triton_`` or ``binary_data``,
-    ``json_errors``, ``canary`` and ``id``.
+    ``json_errors``, ``canary``, ``id``, and headers that the server was told to forward.
 
     Raises:
         ValidationError: a parameter that is not in ``known``.
