@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+from collector import Collector
 from echo import TEMPLATES, write_echo
 from gateways import EMBEDDER, GENERATOR, Others, Served, free_port, fronted, start_gateway
 from other_models import OtherServer
@@ -23,6 +24,7 @@ from serving import ONE_THREAD
 from tiny.rerankers import Reranker, write_reranker
 
 from atoll.launcher import ServerProcess
+from atoll.logs import LogOptions
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,13 +35,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def served() -> Iterator[Served]:
-    """The embedder and the generator that come as packages."""
+def collector() -> Iterator[Collector]:
+    """Where ``served`` sends its spans."""
+    with Collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="session")
+def served(collector: Collector) -> Iterator[Served]:
+    """The embedder and the generator that come as packages; it logs requests as JSON."""
     # Not in this process, whose Hugging Face clients would then refuse to call anything.
-    environment = {"HF_HUB_OFFLINE": "1", **ONE_THREAD}
-    options = {"exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": environment}
-    with ServerProcess.embedded(**options) as server, fronted(server) as served:
-        yield served
+    environment = {
+        "HF_HUB_OFFLINE": "1", "ATOLL_OTLP_ENDPOINT": collector.address,
+        "ATOLL_LOG_FORMAT": "json", "ATOLL_LOG_REQUESTS": "true", **ONE_THREAD,
+    }  # fmt: skip
+    options = {
+        "exit_timeout_s": 3, "watch_interval_s": 0.0, "environment": environment,
+        "log": LogOptions(log_format="json"),
+    }  # fmt: skip
+    traced = {"otlp_endpoint": collector.address}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+        with ServerProcess.embedded(**options) as server, fronted(server, **traced) as served:
+            yield served
 
 
 @pytest.fixture(scope="module")

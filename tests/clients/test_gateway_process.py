@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -23,11 +24,12 @@ from atoll_client.types import ModelInfo
 
 
 @contextmanager
-def gateway_process(*arguments: str) -> Iterator[tuple[str, list[str]]]:
+def gateway_process(*arguments: str, **variables: str) -> Iterator[tuple[str, list[str]]]:
     """Its URL, and the lines of its standard error once it has ended."""
     port = free_port()
     command = [sys.executable, "-m", "atoll_client.gateway.main", f"--port={port}", *arguments]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, **variables}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
     lines: list[str] = []
     url = f"http://127.0.0.1:{port}"
     try:
@@ -69,6 +71,19 @@ def test_a_server_that_does_not_answer_is_named_and_requests_are_logged() -> Non
     assert [one["status"] for one in logged if one["path"] == "/embed"] == [401]
 
 
+def test_every_line_as_json() -> None:
+    """uvicorn's and those of requests, too; by the variables of all processes of a server."""
+    variables = {"ATOLL_LOG_FORMAT": "json", "ATOLL_LOG_REQUESTS": "1", "ATOLL_LOG_LEVEL": "info"}
+    with gateway_process("--server=127.0.0.1:1", **variables) as (url, lines):
+        httpx.get(f"{url}/health", timeout=60)
+    logged = [json.loads(line) for line in lines]
+    assert {(one["process"], one["level"]) for one in logged} >= {
+        ("gateway", "info"), ("gateway", "warning"),
+    }  # fmt: skip
+    assert "uvicorn.error" in {one["logger"] for one in logged}
+    assert [one["status"] for one in logged if one.get("path") == "/health"][-1] == 503
+
+
 def test_requests_as_text() -> None:
     with gateway_process("--server=127.0.0.1:1", "--log-requests=text") as (url, lines):
         httpx.get(f"{url}/health?x=1", timeout=60)
@@ -96,7 +111,10 @@ def test_calls_over_grpc_are_logged() -> None:
 def test_a_form_of_the_log_that_there_is_not() -> None:
     command = [sys.executable, "-m", "atoll_client.gateway.main", "--log-requests=xml"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "log_requests is 'xml'; allowed: text, json" in done.stderr
+    assert (
+        done.returncode == 2
+        and "log_requests is 'xml'; allowed: true, false, text, json" in done.stderr
+    )
 
 
 def test_info_needs_the_key_and_neither_it_nor_the_page_shows_paths() -> None:

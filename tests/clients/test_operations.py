@@ -263,6 +263,7 @@ def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
         chosen = {
             "unknown_fields": "report", "log_requests": "json", "server": "host:7",
             "affinity": "session",
+            "log_level": "debug", "log_format": "json",
         }  # fmt: skip
         value = chosen.get(one.name, value)
         name = f"ATOLL_GATEWAY_{one.name.upper()}"

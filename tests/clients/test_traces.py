@@ -1,6 +1,6 @@
 """OpenTelemetry: the gateway's spans arrive at a collector, as children of the caller's.
 
-The collector is a gRPC server with OTLP's one method; the Triton server is a scripted one.
+The Triton server is a scripted one.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import fake_triton
 import grpc.aio
 import pytest
+from collector import Collector, attributes
 from fake_triton import FakeTriton, Refusal
 from gateways import free_port
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from scripted import gateway
 
 from atoll_client.gateway.tei import grpc_schema
@@ -26,43 +26,6 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 HEADERS = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "a=1", "x-request-id": "mine"}
 CHAT = {"messages": [{"role": "user", "content": "a"}], "stream": True}
 STREAM = {"prompt": "a", "stream": True}
-
-
-class Collector:
-    """Takes spans; ``resources`` are the services that they came from."""
-
-    def __init__(self) -> None:
-        self.spans: list[Any] = []
-        self.resources: set[str] = set()
-        self.address = ""
-
-    async def __aenter__(self) -> Collector:
-        self._server = grpc.aio.server()
-        export = grpc.unary_unary_rpc_method_handler(
-            self._export,
-            request_deserializer=otlp.ExportTraceServiceRequest.FromString,
-            response_serializer=otlp.ExportTraceServiceResponse.SerializeToString,
-        )
-        service = "opentelemetry.proto.collector.trace.v1.TraceService"
-        handler = grpc.method_handlers_generic_handler(service, {"Export": export})
-        self._server.add_generic_rpc_handlers((handler,))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
-        await self._server.start()
-        return self
-
-    async def __aexit__(self, *reason: object) -> None:
-        await self._server.stop(0)
-
-    async def _export(self, message: Any, context: Any) -> Any:
-        for part in message.resource_spans:
-            names = {a.key: a.value.string_value for a in part.resource.attributes}
-            self.resources.add(names["service.name"])
-            self.spans += [span for scope in part.scope_spans for span in scope.spans]
-        return otlp.ExportTraceServiceResponse()
-
-
-def attributes(span: Any) -> dict[str, Any]:
-    return {a.key: getattr(a.value, a.value.WhichOneof("value")) for a in span.attributes}
 
 
 @pytest.mark.parametrize("scheme", ["http://", ""])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -22,6 +24,7 @@ from atoll.launcher.repositories import prepare
 from atoll.launcher.stubs import Stub
 from atoll.launcher.supervisor import Supervisor
 from atoll.launcher.watchdog import Watchdog
+from atoll.logs import LogOptions
 
 HEAD = "1123 08:59:31.753471 9306 model_lifecycle.cc:642]"
 LINES = [
@@ -41,10 +44,12 @@ LINES = [
 ]
 
 
-def pump(path: Path, verbose: bool) -> tuple[LogPump, list[str]]:
+def pump(
+    path: Path, verbose: bool = False, lines: Sequence[str] = LINES, **options: str
+) -> tuple[LogPump, list[str]]:
     shown: list[str] = []
-    stream = io.StringIO("".join(f"{line}\n" for line in LINES))
-    log = LogPump(stream, path, shown.append, verbose)
+    stream = io.StringIO("".join(f"{line}\n" for line in lines))
+    log = LogPump(stream, path, shown.append, verbose, options=LogOptions(**options))  # type: ignore[arg-type]
     log.join(timeout_s=10)
     return log, shown
 
@@ -58,8 +63,28 @@ def test_why_models_failed_is_read_from_the_log(tmp_path: Path) -> None:
 
 
 def test_only_what_matters_is_shown(tmp_path: Path) -> None:
-    assert pump(tmp_path / "log", verbose=False)[1] == ["a model prints", LINES[5]]
+    assert pump(tmp_path / "log", verbose=False)[1] == ["a model prints", LINES[2], LINES[5]]
     assert pump(tmp_path / "log", verbose=True)[1] == LINES
+
+
+def test_every_line_becomes_an_object(tmp_path: Path) -> None:
+    """A model's own are objects already."""
+    own = '{"time": "now", "level": "info", "message": "of a model"}'
+    lines = [*LINES, own]
+    log, shown = pump(tmp_path / "log", lines=lines, log_format="json", log_level="info")
+    written = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert len(written) == len([line for line in LINES if line]) + 1
+    assert written[-1] == json.loads(own) and own in shown
+    assert log.failures.keys() == {"bad", "old"}, "by Triton's lines, whatever the format"
+    assert {one["level"] for one in written} >= {"info", "error"}
+    triton = [one for one in written[:-1] if "place" in one]
+    assert triton and all(one["logger"] == "triton" and one["message"] for one in triton)
+
+
+@pytest.mark.parametrize(("level", "count"), [("error", 1), ("warning", 2), ("info", 3)])
+def test_lines_of_a_level_are_shown(level: str, count: int, tmp_path: Path) -> None:
+    lines = [f'{letter}1123 08:59:01.1 7 a.cc:1] "x"' for letter in "IWE"]
+    assert pump(tmp_path / "log", lines=lines, log_level=level)[1] == lines[3 - count :]
 
 
 def test_a_server_that_is_not_there_is_named(

@@ -81,6 +81,8 @@ def values() -> dict[str, str]:
     for f in fields(Settings):
         if f.name in ("dtype", "state_dtype"):
             found[f.name] = "bfloat16"
+        elif f.name in ("log_level", "log_format"):
+            found[f.name] = {"log_level": "debug", "log_format": "json"}[f.name]
         elif isinstance(f.default, bool) or f.name in ("sharded", "use_flash_attention"):
             found[f.name] = str(f.default is not True).lower()
         else:

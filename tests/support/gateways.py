@@ -72,9 +72,10 @@ class Others(_Fronted):
 
 
 @contextmanager
-def fronted(server: ServerProcess) -> Iterator[Served]:
+def fronted(server: ServerProcess, **settings: str) -> Iterator[Served]:
     """A running server with a gateway, which also has gRPC and the server's metrics."""
-    gateway = start_gateway(server.grpc_url, server.metrics_url, grpc_port=str(free_port()))
+    settings = {"grpc_port": str(free_port()), **settings}
+    gateway = start_gateway(server.grpc_url, server.metrics_url, **settings)
     try:
         gateway.wait_ready()
         yield Served(server, gateway)

@@ -15,6 +15,7 @@ import uvicorn
 
 from atoll_client.gateway.core.app import Gateway
 from atoll_client.gateway.core.connection import LimitedProtocol
+from atoll_client.gateway.core.logs import configure
 from atoll_client.gateway.core.settings import GatewaySettings
 from atoll_client.gateway.routes import ROUTES
 
@@ -41,7 +42,8 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
         host=settings.hostname,
         port=settings.port,
         http=LimitedProtocol,
-        log_level="warning",
+        # Its lines are ours: the root logger writes them.
+        log_config=None,
         access_log=False,
         server_header=False,
         date_header=False,
@@ -91,13 +93,14 @@ def _listen(server: uvicorn.Server, gateway: Gateway) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of ``atoll-gateway``."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     given = list(sys.argv[1:] if arguments is None else arguments)
     exit_with_stdin = _STDIN in given
+    settings = GatewaySettings.read([flag for flag in given if flag != _STDIN])
+    configure(settings.log_level, settings.log_format)
     if not exit_with_stdin:
         # A launcher logs the address itself.
-        logging.getLogger("atoll_client.gateway").setLevel(logging.INFO)
-    settings = GatewaySettings.read([flag for flag in given if flag != _STDIN])
+        own = logging.getLogger("atoll_client.gateway")
+        own.setLevel(min(logging.INFO, own.getEffectiveLevel()))
     try:
         serve(settings, exit_with_stdin=exit_with_stdin)
     except ModuleNotFoundError as error:

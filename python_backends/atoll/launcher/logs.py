@@ -91,7 +91,7 @@ class LogPump:
                     continue
                 is_json = self._options.log_format == "json"
                 written = as_json(line) if is_json else line
-                if written:
+                if written or not is_json:
                     file.write(f"{written}\n")
                     file.flush()
                 self._tail.append(line)

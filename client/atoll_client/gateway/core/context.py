@@ -61,7 +61,7 @@ class Context:
             Keys(settings.api_key),
             Metrics(listed(settings.metrics_url), registry),
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),
-            RequestLog(settings.log_requests),
+            RequestLog(settings.request_log_format),
             Store(
                 settings.max_stored_responses, settings.max_stored_bytes, settings.stored_response_s
             ),

@@ -57,7 +57,8 @@ class Encoder(NamedTuple):
     async def embed(self, items: Items, parameters: Parameters) -> Embeddings:
         """Dense vectors of texts or token ids."""
         message_of = self._embedding(parameters)
-        return _joined(await self._infer(items, message_of, embeddings.read_embeddings))
+        found = await self._infer(items, message_of, embeddings.read_embeddings)
+        return self._counted(_joined(found))
 
     async def embed_images(self, images: Sequence[str], parameters: Parameters) -> Embeddings:
         """Dense vectors of images, given as data URIs."""
@@ -66,7 +67,8 @@ class Encoder(NamedTuple):
             return embeddings.embed_images(self.model.name, some, parameters)
 
         size = embeddings.images_per_request(self.model, images)
-        return _joined(await self._infer(images, message_of, embeddings.read_embeddings, size))
+        found = await self._infer(images, message_of, embeddings.read_embeddings, size)
+        return self._counted(_joined(found))
 
     async def embed_all(self, items: Items, parameters: Parameters) -> tuple[list[Floats], int]:
         """A vector for each token, (tokens, width) for each text, and the number of input tokens.
@@ -103,7 +105,7 @@ class Encoder(NamedTuple):
             return tasks.rank(self.model, firsts, seconds, parameters)
 
         rows = list(zip(queries, texts, strict=True))
-        return _scores(await self._infer(rows, message_of, tasks.read_scores))
+        return self._noted(*_scores(await self._infer(rows, message_of, tasks.read_scores)))
 
     async def classify(
         self, pairs: Sequence[tuple[str, str | None]], parameters: Parameters
@@ -131,7 +133,7 @@ class Encoder(NamedTuple):
         logits, count = _scores([part for group in parts for part in group])
         found = np.empty_like(logits)
         found[[*singles, *others]] = logits
-        return found, count
+        return self._noted(found, count)
 
     async def classify_tokens(
         self, texts: Sequence[str], ignore_labels: Sequence[str] | None, parameters: Parameters
@@ -154,7 +156,16 @@ class Encoder(NamedTuple):
     ) -> tuple[list[T], int]:
         """What ``read`` finds for each row, and the number of input tokens."""
         parts = await self._infer(rows, message_of, read)
-        return [one for found, _ in parts for one in found], sum(int(n.sum()) for _, n in parts)
+        count = sum(int(n.sum()) for _, n in parts)
+        return self._noted([one for found, _ in parts for one in found], count)
+
+    def _noted(self, found: T, num_tokens: int) -> tuple[T, int]:
+        """Both, once the tokens are part of what the request has taken."""
+        self.request.usage.num_input_tokens += num_tokens
+        return found, num_tokens
+
+    def _counted(self, found: Embeddings) -> Embeddings:
+        return self._noted(found, int(found.num_tokens.sum()))[0]
 
     async def _infer(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -62,9 +63,21 @@ async def stream(
         async for response in responses:
             for chunk in kserve.read_chunks(response):
                 ended = ended or bool(chunk.finish_reason)
+                _note(request, chunk)
                 yield chunk
     if not ended:
         raise Incomplete("the answer ended before it was complete")
+
+
+def _note(request: Request, chunk: Chunk) -> None:
+    """Adds a chunk to what the request has taken. The counts are in each answer's last chunk."""
+    usage = request.usage
+    if usage.first_s is None:
+        usage.first_s = time.perf_counter() - request.started
+    if chunk.finish_reason:
+        usage.num_input_tokens += chunk.num_input_tokens
+        usage.num_output_tokens += chunk.num_output_tokens
+        usage.finish_reasons.append(chunk.finish_reason)
 
 
 async def complete(request: Request, context: Context, job: Job) -> list[Chunk]:

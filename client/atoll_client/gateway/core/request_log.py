@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from datetime import datetime, timezone
 from typing import TextIO
 
+from atoll_client.gateway.core.logs import line_facts
 from atoll_client.gateway.core.web import Request
 
 
@@ -24,20 +24,25 @@ class RequestLog:
         """Logs a request that has ended; status 499: its client has disconnected."""
         if not self._form:
             return
+        usage = request.usage
         facts = {
-            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            **line_facts("info", "atoll.requests", "request", time.time()),
             "id": request.request_id,
             "method": request.method,
             "path": request.path,
             "model": request.labels.get("model") or request.model or "",
             "status": status,
             "error": request.labels.get("error", ""),
+            "num_input_tokens": usage.num_input_tokens,
+            "num_output_tokens": usage.num_output_tokens,
+            "finish_reason": ",".join(usage.finish_reasons),
+            "first_token_s": "" if usage.first_s is None else round(usage.first_s, 6),
             "seconds": round(time.perf_counter() - request.started, 6),
         }
         # Values are JSON in both formats, so that a path cannot start a new line.
         line = (
             json.dumps(facts)
             if self._form == "json"
-            else " ".join(f"{k}={json.dumps(v)}" for k, v in facts.items() if v != "")
+            else " ".join(f"{k}={json.dumps(v)}" for k, v in facts.items() if v not in ("", 0))
         )
         print(line, file=self._stream, flush=True)

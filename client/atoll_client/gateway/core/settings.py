@@ -21,8 +21,9 @@ def _setting(default: Any, text: str, least: float = 0, most: float = math.inf) 
     return field(default=default, metadata={"help": text, "least": least, "most": most})
 
 
-# "": no log.
-LOG_FORMATS = ("", "text", "json")
+LOG_LEVELS, LOG_FORMATS = ("debug", "info", "warning", "error"), ("text", "json")
+# The same words that flags of `atoll serve` accept.
+_YES, _NO = ("true", "1", "t", "yes", "y", "on"), ("false", "0", "f", "no", "n", "off", "")
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,11 @@ class GatewaySettings:
     )
     health_interval_s: float = _setting(2.0, "seconds between looks at the servers", _SHORTEST_S)
     shutdown_grace_s: float = _setting(10.0, "seconds that requests get to end when stopping")
-    log_requests: str = _setting("", "text or json: a line for each request on standard error")
+    log_level: str = _setting("warning", "least level of log lines: debug, info, warning or error")
+    log_format: str = _setting("text", "text, or json: each line an object")
+    log_requests: str = _setting(
+        "", "true: a line for each request on standard error; text or json: in this format"
+    )
     otlp_endpoint: str = _setting("", "where OpenTelemetry spans go; needs the extra otel")
     otlp_service_name: str = _setting("atoll-gateway", "the service's name in spans")
 
@@ -91,9 +96,8 @@ class GatewaySettings:
         """Raises ValueError: a setting has a value that is not allowed."""
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
-            if value not in allowed:
-                known = ", ".join(filter(None, allowed))
-                raise ValueError(f"{name} is {value!r}; allowed: {known}")
+            if value not in allowed and not (name == "log_requests" and value in (*_YES, *_NO)):
+                raise ValueError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
         for one in fields(self):
             number: Any = getattr(self, one.name)
             least, most = one.metadata["least"], one.metadata["most"]
@@ -108,6 +112,13 @@ class GatewaySettings:
             _ = self.servers
         except AtollError as error:
             raise ValueError(f"server: {error}") from None
+
+    @property
+    def request_log_format(self) -> str:
+        """The format of the line for each request; "": there are none."""
+        if self.log_requests in _NO:
+            return ""
+        return self.log_format if self.log_requests in _YES else self.log_requests
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -166,15 +177,21 @@ def _from_environment(name: str, environment: Mapping[str, str], default: Any) -
 
 def variables(name: str) -> tuple[str, ...]:
     """The environment variables of a setting; the first that is set wins."""
-    own = f"ATOLL_GATEWAY_{name.upper()}"
-    return (own, f"ATOLL_{name.upper()}", name.upper()) if name in _SHARED else (own,)
+    own, ours = f"ATOLL_GATEWAY_{name.upper()}", f"ATOLL_{name.upper()}"
+    if name in _SERVER_WIDE:
+        return (own, ours)
+    return (own, ours, name.upper()) if name in _SHARED else (own,)
 
 
 _CHOICES = {
     "unknown_fields": ("dialect", "refuse", "report"),
-    "log_requests": LOG_FORMATS,
+    "log_level": LOG_LEVELS,
+    "log_format": LOG_FORMATS,
+    "log_requests": ("true", "false", *LOG_FORMATS),
     "affinity": ("prompt", "session", "none"),
 }
+# Settings of `atoll serve` that apply to all of its processes.
+_SERVER_WIDE = ("log_level", "log_format", "log_requests")
 # `atoll serve`, TEI and TGI read these too; other names would clash with the server's.
 _SHARED = (
     "api_key", "cors_allow_origin", "payload_limit", "otlp_endpoint", "otlp_service_name",

@@ -89,9 +89,28 @@ class Span:
             return
         from opentelemetry.trace import StatusCode
 
-        self._span.set_attribute("http.response.status_code", status)
-        self._span.set_attribute("http.request.id", request.request_id)
-        for name, value in request.labels.items():
-            self._span.set_attribute(f"atoll.{name}", value)
+        self._span.set_attributes(_attributes(request, status))
         if status >= 500 or (status < 400 and "error" in request.labels):
             self._span.set_status(StatusCode.ERROR)
+
+
+def _attributes(request: Request, status: int) -> dict[str, Any]:
+    """By OpenTelemetry's conventions of HTTP servers and of GenAI, where they have a name."""
+    usage, model = request.usage, request.labels.get("model") or request.model
+    found: dict[str, Any] = {
+        "http.request.method": request.method,
+        "http.response.status_code": status,
+        "http.request.id": request.request_id,
+        "url.path": request.path,
+        "gen_ai.usage.input_tokens": usage.num_input_tokens,
+        "gen_ai.usage.output_tokens": usage.num_output_tokens,
+        "gen_ai.response.finish_reasons": tuple(usage.finish_reasons),
+        **{f"atoll.{name}": value for name, value in request.labels.items()},
+    }
+    if request.route:
+        found["http.route"] = request.route
+    if model:
+        found |= {"gen_ai.request.model": model, "gen_ai.provider.name": "atoll"}
+    if "error" in request.labels:
+        found["error.type"] = request.labels["error"]
+    return found

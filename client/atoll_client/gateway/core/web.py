@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import orjson
@@ -37,6 +38,16 @@ _SESSIONS = ("prompt_cache_key", "user")
 _LARGE_BYTES = 65_536
 
 
+@dataclass
+class Usage:
+    """What a request has taken so far, for logs and spans. first_s: until its first chunk."""
+
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
+    first_s: float | None = None
+
+
 class Request(StarletteRequest):
     """An HTTP request, or a gRPC call in the form of one.
 
@@ -45,7 +56,7 @@ class Request(StarletteRequest):
         model, version: from the path; None and "" if the path names none.
         route: the path of the route. dialect: the format of errors, see ``Route``.
         is_public: a probe, for example, which is not counted.
-        labels: set by handlers for metrics and spans.
+        labels: set by handlers for metrics and spans. usage: for logs and spans.
         trace: the ``traceparent`` of the gateway's own span; None: the client's is passed on.
         is_left: the client has closed the connection or has stopped reading.
         started, server_started: when it arrived, and when a server was asked, on ``perf_counter``.
@@ -72,6 +83,7 @@ class Request(StarletteRequest):
         self.body_priority: int | None = None
         self.parsed: Any = None
         self.kept_session = ""
+        self.usage = Usage()
 
     @classmethod
     def of(cls, scope: Scope) -> Request:
@@ -89,8 +101,9 @@ class Request(StarletteRequest):
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The gRPC metadata of every call to a server: the trace context."""
-        return tuple((self.trace or trace_context(self.headers)).items())
+        """The gRPC metadata of every call to a server: the trace context, and the request's id."""
+        trace = self.trace or trace_context(self.headers)
+        return (*trace.items(), ("x-request-id", self.request_id))
 
     @property
     def priority(self) -> int | None:
