@@ -69,15 +69,24 @@ class Probe:
         return str(metadata.name)
 
     def check(self, model: ServedModel, timeout_s: float = 60.0) -> None:
-        """Sends the canary to every version; for models whose tensors are not ours, it only checks
-        readiness.
+        """Sends the canary to every version that is served; for models whose tensors are not ours,
+        it only checks readiness.
 
         Raises:
             NotReady: an error, no answer in time, or an answer that cannot be right.
         """
         with _as_not_ready(model.name):
-            for version in model.versions or ("",):
+            for version in self._ready_versions(model.name) or model.versions or ("",):
                 self._check_version(model, version, timeout_s)
+
+    def _ready_versions(self, name: str) -> list[str]:
+        """Those that Triton has now: an upgrade may have changed them. Empty: it does not say."""
+        try:
+            request = pb.RepositoryIndexRequest(ready=True)
+            index = self._stub.RepositoryIndex(request, timeout=5.0, metadata=self._admin)
+        except grpc.RpcError:
+            return []
+        return [one.version for one in index.models if one.name == name and one.version]
 
     def _check_version(self, model: ServedModel, version: str, timeout_s: float) -> None:
         wire = TASK_TENSORS.get(model.task or "")
