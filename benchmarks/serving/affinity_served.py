@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx
 
-from atoll.launcher import ServerProcess, free_ports
+from atoll.catalogue import ENTRIES
+from atoll.launcher import ServerOptions, ServerProcess, free_ports
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess
 
 _MODEL = "smollm2-135m-instruct"
@@ -23,8 +24,8 @@ def served(num_servers: int) -> list[dict[str, Any]]:
     found = []
     with contextlib.ExitStack() as stack:
         servers = [
-            stack.enter_context(ServerProcess.embedded(watch_interval_s=0.0))
-            for _ in range(num_servers)
+            stack.enter_context(ServerProcess(options))
+            for options in (_options() for _ in range(num_servers))
         ]
         for affinity in ("none", "prompt"):
             before = [_counts(server) for server in servers]
@@ -42,6 +43,11 @@ def served(num_servers: int) -> list[dict[str, Any]]:
                 }
             )  # fmt: skip
     return found
+
+
+def _options() -> ServerOptions:
+    entries = tuple(entry for entry in ENTRIES if entry.name == _MODEL)
+    return ServerOptions.on_free_ports(entries=entries, watch_interval_s=0.0)
 
 
 def _converse(servers: list[ServerProcess], affinity: str) -> None:

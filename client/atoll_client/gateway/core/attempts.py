@@ -28,6 +28,8 @@ from atoll_client.gateway.core.server import Server
 
 T = TypeVar("T")
 
+_NOBODY = "no server is ready"
+
 # Errors of servers that did nothing for the request.
 _UNBEGUN = (Unreached, Unloaded, Overloaded)
 # Those that say that something is wrong with the server.
@@ -61,18 +63,20 @@ class Attempts:
         Raises:
             NotReady: none is reachable, or none has the model now. What the server raises.
         """
-        one = _Request(self, model, servers, is_stateless)
+        self._budget.earn()
+        failing: _Failing | None = None
         for server in servers:
             try:
                 with counted(server):
                     answer = await call(server)
             except AtollError as error:
-                one.failed(server, error)
+                failing = failing or _Failing(self, model, servers, is_stateless)
+                failing.add(server, error)
                 continue
             if server.circuits:
                 server.circuits.pop(model, None)
             return answer
-        raise one.refusal
+        raise NotReady(_NOBODY) if failing is None else failing.refusal
 
     async def stream(
         self,
@@ -83,21 +87,24 @@ class Attempts:
         is_stateless: bool = True,
     ) -> AsyncGenerator[T, None]:
         """The responses of the first server that takes the request. Raises as ``response``."""
-        one = _Request(self, model, servers, is_stateless)
+        self._budget.earn()
+        failing: _Failing | None = None
+        has_begun = False
         for server in servers:
             try:
                 with counted(server):
                     async with contextlib.aclosing(call(server)) as responses:
                         async for response in responses:
-                            one.has_begun = True
+                            has_begun = True
                             yield response
             except AtollError as error:
-                one.failed(server, error)
+                failing = failing or _Failing(self, model, servers, is_stateless)
+                failing.add(server, error, has_begun)
                 continue
             if server.circuits:
                 server.circuits.pop(model, None)
             return
-        raise one.refusal
+        raise NotReady(_NOBODY) if failing is None else failing.refusal
 
     def may_retry(self, error: AtollError) -> bool:
         """Whether the budget has room for one more attempt; counts it."""
@@ -105,31 +112,28 @@ class Attempts:
         self._counters.retried(type(error).__name__, has_room)
         return has_room
 
-    def begin(self) -> None:
-        """A request has come."""
-        self._budget.earn()
 
-
-class _Request:
-    """One request. has_begun: it is being answered. refusal: what its client is told at the end."""
+class _Failing:
+    """A request that a server has failed. refusal: what its client is told at the end."""
 
     def __init__(
         self, attempts: Attempts, model: str, servers: Sequence[Server], is_stateless: bool
     ) -> None:
-        attempts.begin()
         self._attempts, self._model, self._is_stateless = attempts, model, is_stateless
         self._num_left = len(servers)
-        self.has_begun = False
-        self.refusal: AtollError = NotReady("no server is ready")
+        self.refusal: AtollError = NotReady(_NOBODY)
 
-    def failed(self, server: Server, error: AtollError) -> None:
-        """Returns if the next server may be tried, and raises the error if not."""
+    def add(self, server: Server, error: AtollError, has_begun: bool = False) -> None:
+        """Returns if the next server may be tried, and raises the error if not.
+
+        has_begun: the request is being answered.
+        """
         self._num_left -= 1
         _note(server, self._model, error, self._attempts.timeout_s)
         can_retry = isinstance(error, _UNBEGUN)
         if isinstance(error, Lost):
             can_retry, self._is_stateless = self._is_stateless, False
-        if self.has_begun or not can_retry:
+        if has_begun or not can_retry:
             raise error
         if not isinstance(error, Unreached):
             self.refusal = error

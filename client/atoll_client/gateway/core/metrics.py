@@ -61,39 +61,40 @@ _REASONS = {
 }
 
 
+_Parts = tuple[list[Callable[[], None]], list[Callable[[float], None]]]
+
+
 class Metrics:
     """Metrics of one gateway process. ``urls``: the servers' metrics pages.
 
-    Counters and histograms are in ``registry``. Each request has a few of them, whose parts with
-    its labels are kept: prometheus_client takes longer to find one than to count.
+    Counters and histograms are in ``registry``. Those of one kind of request are looked up once:
+    prometheus_client takes longer to find them than to count.
     """
 
     def __init__(self, urls: Sequence[str], registry: CollectorRegistry) -> None:
         self._urls, self._registry = urls, registry
         self._client: httpx.AsyncClient | None = None
         self._metrics: dict[str, Any] = {}
-        self._counts: dict[tuple[str, ...], Callable[[], None]] = {}
-        self._times: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._parts: dict[tuple[str, int, str, str, str], _Parts] = {}
 
     def finished(self, request: Request, status: int) -> None:
         """Counts a request that has ended; status 499: its client has disconnected."""
-        path = request.route
+        path, labels = request.route, request.labels
         if not path or request.is_public:
             return
         seconds = time.perf_counter() - request.started
-        self._count("atoll_gateway_requests_total", "path", path, "status", str(status))
-        self._observe(seconds, "atoll_gateway_request_seconds", "path", path)
-        prefix = _PREFIX.get(request.labels.get("kind", request.dialect))
-        if prefix is None:
-            return
-        method = request.labels.get("method", "single")
-        self._count(f"{prefix}_request_count", "method", method)
-        if status == 200 and "error" not in request.labels:
-            self._count(f"{prefix}_request_success", "method", method)
-            self._observe(seconds, f"{prefix}_request_duration")
-        else:
+        prefix, reason = _PREFIX.get(labels.get("kind", request.dialect), ""), ""
+        if prefix and (status != 200 or "error" in labels):
             reason = "dropped" if status == 499 else _reason(request, prefix)
-            self._count(f"{prefix}_request_failure", "err", reason)
+        key = (path, status, prefix, labels.get("method", "single"), reason)
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = self._parts_of(*key)
+        counts, times = parts
+        for count in counts:
+            count()
+        for observe in times:
+            observe(seconds)
 
     async def page(self) -> bytes:
         """The page in Prometheus' text format."""
@@ -108,27 +109,29 @@ class Metrics:
         if self._client is not None:
             await self._client.aclose()
 
-    def _count(self, *key: str) -> None:
-        """key: the counter's name, then names and values of its labels."""
-        count = self._counts.get(key)
-        if count is None:
-            count = self._counts[key] = self._child(Counter, key).inc
-        count()
+    def _parts_of(self, path: str, status: int, prefix: str, method: str, reason: str) -> _Parts:
+        """What counts requests of one kind. reason: why they failed; "": they did not."""
+        counts = [
+            self._metric(Counter, "atoll_gateway_requests_total", path=path, status=str(status))
+        ]
+        times = [self._metric(Histogram, "atoll_gateway_request_seconds", path=path)]
+        if prefix:
+            counts.append(self._metric(Counter, f"{prefix}_request_count", method=method))
+        if reason:
+            counts.append(self._metric(Counter, f"{prefix}_request_failure", err=reason))
+        elif prefix:
+            counts.append(self._metric(Counter, f"{prefix}_request_success", method=method))
+            times.append(self._metric(Histogram, f"{prefix}_request_duration"))
+        return [one.inc for one in counts], [one.observe for one in times]
 
-    def _observe(self, value: float, *key: str) -> None:
-        observe = self._times.get(key)
-        if observe is None:
-            observe = self._times[key] = self._child(Histogram, key, buckets=BUCKETS).observe
-        observe(value)
-
-    def _child(self, kind: Any, key: tuple[str, ...], **rest: Any) -> Any:
-        name, *pairs = key
-        metric = self._metrics.get(name)
-        if metric is None:
-            text = _HELP[name.partition("_")[2] if name not in _HELP else name]
-            metric = kind(name, text, pairs[::2], registry=self._registry, **rest)
-            self._metrics[name] = metric
-        return metric.labels(*pairs[1::2]) if pairs else metric
+    def _metric(self, kind: Any, name: str, **labels: str) -> Any:
+        found = self._metrics.get(name)
+        if found is None:
+            text = _HELP[name if name in _HELP else name.partition("_")[2]]
+            rest = {"buckets": BUCKETS} if kind is Histogram else {}
+            found = kind(name, text, tuple(labels), registry=self._registry, **rest)
+            self._metrics[name] = found
+        return found.labels(**labels) if labels else found
 
     def _own(self) -> list[str]:
         found = []
