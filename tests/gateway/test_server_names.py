@@ -9,7 +9,7 @@ import fake_triton
 from fake_triton import FakeTriton
 from scripted import EMBED, GENERATE, MODELS, gateway, post
 
-from atoll_client.gateway.core.names import Name, look_up
+from atoll_client.gateway.core.names import Name, PageName, look_up
 
 
 def test_servers_behind_a_name_join_and_leave() -> None:
@@ -93,5 +93,24 @@ def test_addresses_of_both_kinds() -> None:
             literal = Name(target)
             await literal.look(resolve)
             assert literal.targets(lambda _: False) == (target,)
+
+    asyncio.run(scenario())
+
+
+def test_every_server_behind_a_name_has_a_metrics_page() -> None:
+    async def scenario() -> None:
+        addresses = ["10.0.0.1", "10.0.0.2", "::1"]
+
+        async def resolve(host: str, port: int) -> list[str]:
+            assert (host, port) == ("triton", 8002)
+            return addresses
+
+        url = "http://triton:8002/metrics?a=b"
+        found = await PageName(url, 0.0).urls(resolve)
+        assert found == [f"http://10.0.0.{n}:8002/metrics?a=b" for n in (1, 2)]
+        addresses[1:] = []
+        assert await PageName(url, 0.0).urls(resolve) == [url]
+        for other in ("https://triton/metrics", "http://10.0.0.1/metrics", "http://[::1]:1/m"):
+            assert await PageName(other, 0.0).urls(resolve) == [other]
 
     asyncio.run(scenario())

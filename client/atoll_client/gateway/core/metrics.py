@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from atoll_client.gateway.core.names import PageName, Resolve, look_up
 from atoll_client.gateway.core.web import Request
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -42,6 +43,8 @@ ALIASES = {
     "atoll_batch_tokens": ("te_batch_next_tokens",),
 }  # fmt: skip
 _NAME = re.compile(r"(?:# (?:HELP|TYPE) )?([\w:]+)")
+# Pages may be read every 50 ms; names change less often.
+_KEPT_S = 2.0
 _PREFIX = {"tei": "te", "tgi": "tgi"}
 _HELP = {
     "atoll_gateway_requests_total": "requests that have ended",
@@ -65,14 +68,18 @@ _Parts = tuple[list[Callable[[], None]], list[Callable[[float], None]]]
 
 
 class Metrics:
-    """Metrics of one gateway process. ``urls``: the servers' metrics pages.
+    """Metrics of one gateway process. ``urls``: the servers' metrics pages, whose names are looked
+    up as ``resolve`` does.
 
     Counters and histograms are in ``registry``. Those of one kind of request are looked up once:
     prometheus_client takes longer to find them than to count.
     """
 
-    def __init__(self, urls: Sequence[str], registry: CollectorRegistry) -> None:
-        self._urls, self._registry = urls, registry
+    def __init__(
+        self, urls: Sequence[str], registry: CollectorRegistry, resolve: Resolve = look_up
+    ) -> None:
+        self._pages, self._registry = [PageName(url, _KEPT_S) for url in urls], registry
+        self.resolve = resolve
         self._client: httpx.AsyncClient | None = None
         self._metrics: dict[str, Any] = {}
         self._parts: dict[tuple[str, int, str, str, str], _Parts] = {}
@@ -98,10 +105,12 @@ class Metrics:
 
     async def page(self) -> bytes:
         """The page in Prometheus' text format."""
-        pages = await asyncio.gather(*(self._fetch(url) for url in self._urls))
+        found = await asyncio.gather(*(page.urls(self.resolve) for page in self._pages))
+        urls = [url for some in found for url in some]
+        pages = await asyncio.gather(*(self._fetch(url) for url in urls))
         lines = self._own()
-        for url, page in zip(self._urls, pages, strict=True):
-            lines += _merged(page, url if len(self._urls) > 1 else None)
+        for url, page in zip(urls, pages, strict=True):
+            lines += _merged(page, url if len(urls) > 1 else None)
         return ("\n".join(_grouped(lines)) + "\n").encode()
 
     async def close(self) -> None:

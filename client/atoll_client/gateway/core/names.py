@@ -9,9 +9,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import urlsplit
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +71,29 @@ class Name:
             return (self.target,)
         fours, sixes = self._known
         return fours if fours and (not sixes or any(map(is_ready, fours))) else fours + sixes
+
+
+class PageName:
+    """The address of a page over HTTP, whose name may stand for several servers with one each."""
+
+    def __init__(self, url: str, kept_s: float) -> None:
+        """kept_s: for how long the addresses are good."""
+        self.url, self._kept_s = url, kept_s
+        parts = urlsplit(url)
+        # A certificate is for the name.
+        is_plain = parts.scheme == "http" and parts.hostname is not None
+        self._name = Name(f"{parts.hostname}:{parts.port or 80}") if is_plain else None
+        self._path, self._looked_at = url[len("http://") + len(parts.netloc) :], -math.inf
+
+    async def urls(self, resolve: Resolve) -> list[str]:
+        """One for each server."""
+        if self._name is None:
+            return [self.url]
+        if time.monotonic() - self._looked_at > self._kept_s:
+            self._looked_at = time.monotonic()
+            await self._name.look(resolve)
+        found = self._name.targets(lambda _: True)
+        return [f"http://{one}{self._path}" for one in found] if len(found) > 1 else [self.url]
 
 
 def is_ip(host: str) -> bool:
