@@ -185,9 +185,9 @@ def joined(chunks: Sequence[Chunk]) -> Generation:
 def check_one(options: Mapping[str, Any]) -> None:
     """Raises ValidationError: the options ask for several answers."""
     if options.get("n") not in (None, 1):
-        raise ValidationError(
-            f"n is {options['n']!r}; a generation is one answer: ask again with another seed"
-        )
+        is_search = options.get("num_beams") not in (None, 1) or options.get("use_beam_search")
+        how = "that of a beam search is its best" if is_search else "ask again with another seed"
+        raise ValidationError(f"n is {options['n']!r}; a generation is one answer: {how}")
 
 
 def _is_asked(value: Any) -> bool:

@@ -62,6 +62,11 @@ class ModelInfo:
         return self.facts.get("prompts") or {}
 
     @property
+    def may_reason(self) -> bool:
+        """Whether it is a generator whose answers may begin with reasoning."""
+        return self.facts.get("reasoning_parser") not in (None, "none")
+
+    @property
     def adapters(self) -> tuple[str, ...]:
         """LoRA adapters, each of which can be used as a model name."""
         return tuple(self.facts.get("adapters") or ())

@@ -56,6 +56,8 @@ ROUTES: tuple[Route, ...] = (
           example={"input": _TEXT, "max_output_tokens": 20}),
     Route("POST", "/v1/responses/input_tokens", responses.input_tokens, "openai",
           "Tokens of a response's prompt", example={"input": _TEXT}),
+    Route("POST", "/v1/responses/compact", responses.compact, "openai",
+          "Refused: conversations are not compacted"),
     Route("GET", "/v1/responses/{response_id}", responses.retrieve, "openai", "A stored response",
           query=queries.StoredQuery),
     Route("DELETE", "/v1/responses/{response_id}", responses.delete, "openai",

@@ -84,11 +84,7 @@ def info(
         print_json(facts)
         return
     facts["ranks"] = {f"num_shard {share['num_shard']}": _held(share) for share in facts["ranks"]}
-    known_facts = {
-        key: value
-        for key, value in facts.items()
-        if value not in (None, {}, ()) and value is not False
-    }
+    known_facts = {key: value for key, value in facts.items() if _is_told(value)}
     print_table(("", ""), [(key.replace("_", " "), _shown(v)) for key, v in known_facts.items()])
 
 
@@ -135,7 +131,11 @@ def _running(folder: Path, detected: Detected) -> dict[str, Any]:
     from atoll.models.detect_tables import NOT_TRUNKS
     from atoll.models.operations import kernels
 
-    facts = asdict(detected)
+    # Values that are named, such as the rules for answers, keep their names.
+    facts = {
+        name: value._asdict() if hasattr(value, "_asdict") else value
+        for name, value in asdict(detected).items()
+    }
     runs_on = facts.pop("runs_on")
     if detected.architecture in NOT_TRUNKS:
         return {**facts, "implementation": runs_on}
@@ -180,9 +180,17 @@ def _held(share: Mapping[str, int]) -> str:
     return f"{held}, {state:.1f} MB of state a request" if state else held
 
 
+def _is_told(value: Any) -> bool:
+    """Whether a fact says something; of named values, whether one of them does."""
+    if isinstance(value, dict):
+        return any(map(_is_told, value.values()))
+    return value not in (None, (), []) and value is not False
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
-        return "\n".join(f"{key}: {item}" for key, item in value.items())
+        told = ((key, item) for key, item in value.items() if _is_told(item))
+        return "\n".join(f"{key}: {_shown(item)}" for key, item in told)
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(str, value))
+        return ", ".join(f"({_shown(v)})" if isinstance(v, tuple) else str(v) for v in value)
     return str(value)

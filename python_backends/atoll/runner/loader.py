@@ -78,6 +78,11 @@ def _load(settings: Settings, folder: Path, detected: Detected, team: Team | Non
     with progress.phase("weights"):
         loaded = load_model(settings, folder, 0, num_ranks)
     decoder, options, config = loaded.model, loaded.options, loaded.model.config
+    if settings.state_dtype != Settings.state_dtype and not decoder.state_specs():
+        logger.warning(
+            "%s: state_dtype is %r, which has no effect: the model has no recurrent layers, whose "
+            "states it is for", folder, settings.state_dtype,
+        )  # fmt: skip
     watermark = Watermark(config.vocab_size, settings.watermark_gamma, settings.watermark_delta)
     with (
         progress.phase("warm-up"),

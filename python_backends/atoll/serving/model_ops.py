@@ -9,6 +9,7 @@ use them instead of reading the checkpoint.
     decode    ids, skip_special_tokens   -> texts
     chat      messages, tools            -> {text, tokens}: the prompt that a chat becomes
     chat_template                        -> the template's text; "": the model has none
+    regex     pattern                    -> null, if a generator can bind its answers to it
     forget    session_id                 -> null: a generator ends and frees a conversation
     cancel    request_id                 -> true if a request with this id is being answered: it
                                             ends with an error. Safer than cancelling the gRPC call,
@@ -74,7 +75,7 @@ class ModelOps:
     pool: for long requests. fail: answers with an error. facts: those that only the model knows
     (task, dtype, max_input_tokens, labels, ...), as JSON values. is_batched: whether the entry's
     tensors have a batch axis. cancel: ends a request by its id. forget: ends a conversation, if the
-    model keeps any.
+    model keeps any. compile_regex: of a generator, raises ValidationError.
 
     current: facts that change, which are part of ``info``.
     """
@@ -91,6 +92,7 @@ class ModelOps:
         is_batched: bool,
         cancel: Callable[[str], bool],
         forget: Callable[[str], None] | None = None,
+        compile_regex: Callable[[str], object] | None = None,
     ) -> None:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
         self._pool, self._fail = pool, fail
@@ -123,6 +125,8 @@ class ModelOps:
         }
         if forget is not None:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
+        if compile_regex is not None:
+            self._operations["regex"] = partial(_checked, compile_regex)
 
     def answer(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
         """Whether it is a control request, which is then answered here or in the pool."""
@@ -189,6 +193,10 @@ class ModelOps:
         core = self._tokenizer.core
         encoding = core.encode_batch([text], add_special_tokens=False)[0]
         return {"text": text, "tokens": _tokens(text, encoding)}
+
+
+def _checked(compile_regex: Callable[[str], object], question: Mapping[str, Any]) -> None:
+    compile_regex(str(question.get("pattern")))
 
 
 def _json(answer: Any) -> str:

@@ -8,6 +8,7 @@ for each 0.02 s of a window.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from atoll.weights.modules import read_object
 TIME_STEP = 0.02
 TASKS = ("transcribe", "translate")
 _FILE = "generation_config.json"
+_TOKEN = re.compile(r"^<\|(\w+)\|>$")
 # What would change answers, and is not done here: their values that change nothing.
 _REFUSED: Mapping[str, tuple[Any, ...]] = {
     "condition_on_prev_tokens": (False,), "compression_ratio_threshold": (),
@@ -108,16 +110,17 @@ class SpeechTokens:
         return self.no_times + 1
 
     def code(self, given: str) -> str:
-        """The code of the language that a request names by its code or its English name.
+        """The code of the language that a request names by its code, its English name or, as files
+        do, its token.
 
         Raises:
             ValidationError: the model does not know it; or it knows English alone.
         """
+        name = _TOKEN.sub(r"\1", given.lower())
         if not self.languages:
-            if given.lower() in ("en", "english"):
+            if name in ("en", "english"):
                 return "en"
             raise ValidationError(f"language is {given!r:.80}; this model is of English alone")
-        name = given.lower()
         found = name if name in self.languages else _codes().get(name)
         if found not in self.languages:
             raise ValidationError(

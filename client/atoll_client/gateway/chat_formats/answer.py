@@ -20,12 +20,14 @@ class Answer:
 
     Attributes:
         reasoning_end: where its reasoning, with its tags, ends in the text of the answer.
+        places: where each token begins in that text, if the model tells the texts of tokens.
     """
 
     def __init__(self, form: Format, num_earlier_calls: int = 0) -> None:
         self._form, self._num_earlier_calls = form, num_earlier_calls
         self._reader: AnswerReader | None = None
-        self._num_calls = self._num_fed = self.reasoning_end = 0
+        self._num_calls = self._num_fed = self._num_told = self.reasoning_end = 0
+        self.places: list[int] = []
         self._has_said = False
         # White space that is part of the text, or of the reasoning, only if more follows.
         self._blank, self._blank_reason = "", ""
@@ -35,6 +37,9 @@ class Answer:
         if self._reader is None:
             self._reader = AnswerReader(self._form, chunk.reasoning_state)
         self._num_fed += len(chunk.text)
+        for token in chunk.tokens:
+            self.places.append(self._num_told)
+            self._num_told += len(token.text)
         found: list[Event | Ended] = []
         for event in self._reader.feed(chunk.text):
             self._add(event, found)
@@ -50,6 +55,11 @@ class Answer:
         if num_behind is not None:
             self.reasoning_end = self._num_fed - num_behind
         return found
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """Tokens of the reasoning, with its tags; 0 if the model does not tell their texts."""
+        return sum(place < self.reasoning_end for place in self.places)
 
     def _add(self, event: Event, found: list[Event | Ended]) -> None:
         if isinstance(event, Said):

@@ -60,6 +60,25 @@ class Encoder(NamedTuple):
         found = await self._infer(items, message_of, embeddings.read_embeddings)
         return self._counted(_joined(found))
 
+    async def embed_sides(
+        self, queries: Sequence[str], documents: Sequence[str], parameters: Parameters
+    ) -> tuple[Embeddings, Embeddings]:
+        """Dense vectors of texts to compare: by a model's routes for queries and for documents, if
+        it has both and no prompt is named; else all alike."""
+        kinds = self.model.facts.get("input_types") or ()
+        if len(kinds) < 2 or parameters.get("prompt_name") is not None:
+            whole = await self.embed([*queries, *documents], parameters)
+            vectors, counts = whole.vectors, whole.num_tokens
+            at = len(queries)
+            return Embeddings(vectors[:at], counts[:at]), Embeddings(vectors[at:], counts[at:])
+        first, second = await asyncio.gather(
+            *(
+                self.embed(list(texts), {**parameters, "prompt_name": kind})
+                for kind, texts in (("query", queries), ("document", documents))
+            )
+        )
+        return first, second
+
     async def embed_images(self, images: Sequence[str], parameters: Parameters) -> Embeddings:
         """Dense vectors of images, given as data URIs."""
 

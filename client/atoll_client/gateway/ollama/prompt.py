@@ -12,7 +12,11 @@ from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.generation import adapter_of, given
 from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.gateway.core.web import Request
-from atoll_client.gateway.ollama.schemas import GenerationFields, OllamaMessage
+from atoll_client.gateway.ollama.schemas import (
+    GenerationFields,
+    OllamaGenerateBody,
+    OllamaMessage,
+)
 from atoll_client.types import ModelInfo
 
 # What Ollama adds to names that have no tag.
@@ -21,7 +25,6 @@ LATEST = ":latest"
 _FIELDS = {
     "max_tokens": "num_predict", "repetition_penalty": "repeat_penalty", "text_input": "prompt",
 }  # fmt: skip
-_NAMES = re.compile(rf"\b({'|'.join(_FIELDS)})\b")
 
 
 def untagged(context: Context, name: str | None) -> str | None:
@@ -108,5 +111,10 @@ def constraint(body: GenerationFields) -> Constraint | None:
 class OllamaMessages(Reworded):
     """``with``: a model's errors with Ollama's names of its options."""
 
+    def __init__(self, body: GenerationFields) -> None:
+        is_prompt = isinstance(body, OllamaGenerateBody)
+        self._fields = {**_FIELDS, **({"messages": "prompt"} if is_prompt else {})}
+        self._names = re.compile(rf"\b({'|'.join(self._fields)})\b")
+
     def words(self, error: ValidationError) -> ValidationError:
-        return ValidationError(_NAMES.sub(lambda found: _FIELDS[found[1]], str(error)))
+        return ValidationError(self._names.sub(lambda found: self._fields[found[1]], str(error)))

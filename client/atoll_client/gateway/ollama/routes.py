@@ -136,7 +136,7 @@ def _wanted(body: GenerationFields) -> Wanted:
 
 
 async def _whole(request: Request, context: Context, asked: _Asked) -> Any:
-    with OllamaMessages():
+    with OllamaMessages(asked.body):
         answer = answered(request, context, asked.chat, asked.chat.answer(), is_stream=False)
         async with contextlib.aclosing(answer):
             pairs = [pair async for pair in answer]
@@ -152,7 +152,7 @@ async def _lines(request: Request, context: Context, asked: _Asked) -> AsyncIter
     pieces, first = Pieces(), 0.0
     pending: list[answers.OllamaLogprob] = []
     answer = answered(request, context, asked.chat, asked.chat.answer(), is_stream=True)
-    with OllamaMessages():
+    with OllamaMessages(asked.body):
         async with contextlib.aclosing(answer):
             async for chunk, events in answer:
                 first = first or time.perf_counter()

@@ -27,16 +27,23 @@ class PromptTokensDetails(TypedDict):
 
 
 class CompletionTokensDetails(TypedDict):
-    """Tokens of the prediction that were tried: those that the answers have, and the others."""
+    """Tokens of chats that are reasoning, with its tags; and tokens of the prediction that were
+    tried: those that the answers have, and the others."""
 
-    accepted_prediction_tokens: int
-    rejected_prediction_tokens: int
+    reasoning_tokens: NotRequired[int]
+    accepted_prediction_tokens: NotRequired[int]
+    rejected_prediction_tokens: NotRequired[int]
 
 
-class CompletionUsage(Usage):
-    """Tokens of the prompts and of all their completions."""
+class RunningUsage(Usage):
+    """Tokens of a prompt and of one answer, as far as it is written."""
 
     completion_tokens: int
+
+
+class CompletionUsage(RunningUsage):
+    """Tokens of the prompts and of all their completions."""
+
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: NotRequired[CompletionTokensDetails]
 
@@ -173,7 +180,7 @@ class Completion(Identity):
 
     object: Literal["text_completion"]
     choices: list[CompletionChoice]
-    usage: NotRequired[CompletionUsage | None]
+    usage: NotRequired[CompletionUsage | RunningUsage | None]
 
 
 class FunctionCall(TypedDict):
@@ -233,6 +240,7 @@ class ChatMessage(TypedDict):
 
     role: Literal["assistant"]
     content: str | None
+    refusal: None
     reasoning_content: NotRequired[str]
     reasoning: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
@@ -284,7 +292,7 @@ class ChatCompletionChunk(Identity):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChatDelta]
-    usage: NotRequired[CompletionUsage | None]
+    usage: NotRequired[CompletionUsage | RunningUsage | None]
 
 
 def input_usage(num_tokens: int) -> Usage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,14 @@ from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.deltas import Deltas, logprobs_of, whole
 from atoll_client.gateway.openai.errors import OpenAIMessages
 from atoll_client.gateway.openai.messages import Choice, TemplateFields, check_messages
-from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
+from atoll_client.gateway.openai.sampling import (
+    failure,
+    identity,
+    running_usage,
+    sampling,
+    usage,
+    usage_wanted,
+)
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS, SamplingFields
 from atoll_client.gateway.openai.tools import read_choice
 from atoll_client.tasks import Wanted
@@ -41,7 +48,7 @@ class ChatBody(TemplateFields, SamplingFields):
 
     audio: Any = refused(_TEXT_ONLY)
     echo: Any = refused("an answer does not repeat its prompt", False)
-    function_call: Any = refused("it is called tool_choice now")
+    function_call: Any = refused("it is called tool_choice now", "none")
     functions: Any = refused("they are called tools now")
     mm_processor_kwargs: Any = refused(_TEXT_ONLY)
     modalities: Any = refused(_TEXT_ONLY, ["text"])
@@ -76,7 +83,8 @@ async def chat(
         read_choice(body.tools or (), body.tool_choice),
         {**sampling(body, model, request, None), **_options(body)},
         Wanted(
-            logprobs=body.logprobs,
+            # Without the texts of its tokens, reasoning cannot be counted.
+            logprobs=body.logprobs or model.may_reason,
             num_cached_tokens=True,
             num_accepted_tokens=body.prediction is not None,
         ),  # fmt: skip
@@ -91,8 +99,12 @@ async def chat(
         return Events(_events(request, context, found), failure, end=b"[DONE]")
     with OpenAIMessages(model, body, "messages"):
         chunks = await complete_all(request, context, jobs)
-    choices = [_choice(found, index, chunk) for index, chunk in enumerate(chunks)]
-    counts = usage(chunks, has_prediction=body.prediction is not None)
+    writers = [_deltas(found) for _ in chunks]
+    choices = [
+        _choice(index, writer.write(chunk))
+        for index, (writer, chunk) in enumerate(zip(writers, chunks, strict=True))
+    ]
+    counts = _usage(found, chunks, writers)
     answer: answers.ChatCompletion = {
         **head, "object": "chat.completion", "choices": choices, "usage": counts,
     }  # fmt: skip
@@ -123,8 +135,8 @@ def _options(body: ChatBody) -> dict[str, Any]:
     return options
 
 
-def _choice(found: _Asked, index: int, chunk: Chunk) -> answers.ChatChoice:
-    message, logprobs, reason = whole(_deltas(found).write(chunk))
+def _choice(index: int, pieces: list[answers.Piece]) -> answers.ChatChoice:
+    message, logprobs, reason = whole(pieces)
     return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": reason}
 
 
@@ -134,6 +146,16 @@ def _deltas(found: _Asked) -> Deltas:
         found.chat.answer(),
         (lambda chunk: logprobs_of(chunk, body.top_logprobs or 0)) if body.logprobs else None,
         has_reasoning=body.include_reasoning,
+    )
+
+
+def _usage(
+    found: _Asked, chunks: Sequence[Chunk], writers: Sequence[Deltas]
+) -> answers.CompletionUsage:
+    return usage(
+        chunks,
+        has_prediction=found.body.prediction is not None,
+        num_reasoning_tokens=sum(writer.num_reasoning_tokens for writer in writers),
     )
 
 
@@ -147,17 +169,15 @@ async def _events(
             if chunk.finish_reason:
                 ends[index] = chunk
             for piece in writers[index].write(chunk):
-                yield _chunk(found, [{"index": index, **piece}])
+                yield _chunk(found, [{"index": index, **piece}], running_usage(found.body, chunk))
     if found.has_usage:
-        last = [ends[i] for i in sorted(ends)]
-        counts = usage(last, has_prediction=found.body.prediction is not None)
-        yield _chunk(found, [], counts)
+        yield _chunk(found, [], _usage(found, [ends[i] for i in sorted(ends)], writers))
 
 
 def _chunk(
-    found: _Asked, choices: list[answers.ChatDelta], counts: answers.CompletionUsage | None = None
+    found: _Asked, choices: list[answers.ChatDelta], counts: answers.RunningUsage | None
 ) -> answers.ChatCompletionChunk:
-    """An event. If the last one has the usage, the field is null in the others."""
+    """An event. If the last one has the usage, the field is there in the others, too."""
     chunk: answers.ChatCompletionChunk = {
         **found.head, "object": "chat.completion.chunk", "choices": choices, "usage": counts,
     }  # fmt: skip

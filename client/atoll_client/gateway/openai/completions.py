@@ -24,7 +24,14 @@ from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.openai import answers
 from atoll_client.gateway.openai.constraints import constraint
 from atoll_client.gateway.openai.errors import OpenAIMessages
-from atoll_client.gateway.openai.sampling import failure, identity, sampling, usage, usage_wanted
+from atoll_client.gateway.openai.sampling import (
+    failure,
+    identity,
+    running_usage,
+    sampling,
+    usage,
+    usage_wanted,
+)
 from atoll_client.gateway.openai.schemas import MAX_N, MAX_TOP_LOGPROBS, SamplingFields
 from atoll_client.tasks import Prompt, Wanted
 from atoll_client.types import Chunk, ModelInfo, Token
@@ -73,7 +80,7 @@ async def completions(
 def _completion(
     head: answers.Identity,
     choices: list[answers.CompletionChoice],
-    counts: answers.CompletionUsage | None,
+    counts: answers.RunningUsage | None,
 ) -> answers.Completion:
     return {**head, "object": "text_completion", "choices": choices, "usage": counts}
 
@@ -184,7 +191,8 @@ async def _events(
             if chunk.finish_reason:
                 ends[index] = chunk
             if choices[index].is_ready(chunk):
-                found = _completion(head, [choices[index].add(chunk)], None)
+                counted = running_usage(body, chunk)
+                found = _completion(head, [choices[index].add(chunk)], counted)
                 if not has_usage:
                     del found["usage"]
                 yield found

@@ -61,6 +61,11 @@ class Deltas:
             found.append(_piece({}, reason))
         return found
 
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """See ``Answer``."""
+        return self._answer.num_reasoning_tokens
+
     def _delta(self, event: Event) -> answers.MessageDelta:
         if isinstance(event, Said):
             return {"content": event.text}
@@ -105,7 +110,7 @@ def whole(
                 calls.append(first)
             else:
                 calls[-1]["function"]["arguments"] += function["arguments"]
-    message: answers.ChatMessage = {"role": "assistant", "content": content}
+    message: answers.ChatMessage = {"role": "assistant", "content": content, "refusal": None}
     if reasoning:
         message |= {"reasoning_content": reasoning, "reasoning": reasoning}
     if calls:

@@ -13,7 +13,13 @@ from atoll_client.gateway.chat_formats.constraints import Constraint
 from atoll_client.gateway.core.error_formats import openai_problem
 from atoll_client.gateway.core.generation import adapter_of, given
 from atoll_client.gateway.core.web import Request
-from atoll_client.gateway.openai.answers import CompletionUsage, Identity, StreamError
+from atoll_client.gateway.openai.answers import (
+    CompletionTokensDetails,
+    CompletionUsage,
+    Identity,
+    RunningUsage,
+    StreamError,
+)
 from atoll_client.gateway.openai.schemas import SamplingFields
 from atoll_client.types import Chunk, ModelInfo
 
@@ -70,13 +76,29 @@ def usage_wanted(body: SamplingFields) -> bool:
     """Whether a stream ends with its usage.
 
     Raises:
-        ValidationError: the request has options of a stream and is none.
+        ValidationError: the request has options of a stream and is none, or usage is wanted on the
+            way but not at the end.
     """
-    if body.stream_options is None:
+    options = body.stream_options
+    if options is None:
         return False
     if not body.stream:
         raise ValidationError.of("stream_options", "is set, but `stream` is not true")
-    return body.stream_options.include_usage
+    if options.continuous_usage_stats and not options.include_usage:
+        raise ValidationError.of(
+            "stream_options.continuous_usage_stats", "needs `include_usage` to be true"
+        )
+    return options.include_usage
+
+
+def running_usage(body: SamplingFields, chunk: Chunk) -> RunningUsage | None:
+    """The usage of an answer up to a chunk, if the request wants it in every event."""
+    if body.stream_options is None or not body.stream_options.continuous_usage_stats:
+        return None
+    prompt, output = chunk.num_input_tokens, chunk.num_output_tokens
+    return {
+        "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
+    }  # fmt: skip
 
 
 def identity(name: str, prefix: str) -> Identity:
@@ -90,9 +112,16 @@ def identity(name: str, prefix: str) -> Identity:
 
 
 def usage(
-    chunks: Sequence[Chunk], num_prompts: int = 1, *, has_prediction: bool = False
+    chunks: Sequence[Chunk],
+    num_prompts: int = 1,
+    *,
+    has_prediction: bool = False,
+    num_reasoning_tokens: int | None = None,
 ) -> CompletionUsage:
-    """Tokens of all answers; a prompt counts once for all of its answers."""
+    """Tokens of all answers; a prompt counts once for all of its answers.
+
+    num_reasoning_tokens: None: nothing is known of reasoning.
+    """
     per_prompt = max(len(chunks) // max(num_prompts, 1), 1)
     prompt = sum(chunk.num_input_tokens for chunk in chunks[::per_prompt])
     cached = sum(chunk.num_cached_tokens for chunk in chunks[::per_prompt])
@@ -101,11 +130,16 @@ def usage(
         "prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output,
         "prompt_tokens_details": {"cached_tokens": cached},
     }  # fmt: skip
+    details: CompletionTokensDetails = {}
+    if num_reasoning_tokens is not None:
+        details["reasoning_tokens"] = num_reasoning_tokens
     if has_prediction:
-        found["completion_tokens_details"] = {
+        details |= {
             "accepted_prediction_tokens": sum(chunk.num_accepted_tokens for chunk in chunks),
             "rejected_prediction_tokens": sum(chunk.num_rejected_tokens for chunk in chunks),
         }
+    if details:
+        found["completion_tokens_details"] = details
     return found
 
 

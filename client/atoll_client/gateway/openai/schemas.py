@@ -25,7 +25,7 @@ class StreamOptions(Strict):
 
     include_usage: bool = False
     include_obfuscation: bool | None = no_effect("events are never padded")
-    continuous_usage_stats: Any = refused("usage is sent at the end", False)
+    continuous_usage_stats: bool = False
 
 
 class JsonSchema(Strict):

@@ -66,6 +66,7 @@ class FunctionToolCall(TypedDict):
     status: ItemStatus
     call_id: str
     name: str
+    namespace: NotRequired[str]
     arguments: str
 
 
@@ -77,6 +78,7 @@ class CustomToolCall(TypedDict):
     status: ItemStatus
     call_id: str
     name: str
+    namespace: NotRequired[str]
     input: str
 
 

@@ -17,6 +17,7 @@ from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.responses.answers import ModelResponse, ReasoningConfig
 from atoll_client.gateway.responses.items import Item, check_items
 from atoll_client.gateway.responses.messages import messages_of
+from atoll_client.gateway.responses.namespaces import NamedTool, named_tools
 from atoll_client.gateway.responses.parts import new_id
 from atoll_client.gateway.responses.schemas import LOGPROBS, PromptFields, ResponseBody
 from atoll_client.gateway.responses.store import Stored
@@ -43,6 +44,7 @@ class Conversation:
     items: Sequence[dict[str, Any]]
     previous: Stored | None
     messages: list[dict[str, Any]]
+    tools: tuple[NamedTool, ...]
     functions: list[dict[str, Any]]
     choice: ToolChoice | None
 
@@ -60,12 +62,13 @@ class Conversation:
             raise EmptyInputError.of("input", "cannot be empty")
         earlier = [] if previous is None else previous.conversation()
         read = [Item.model_validate(one) for one in (*earlier, *items)]
-        functions = as_functions(body.tools or ())
-        choice = read_choice(body.tools or (), functions, body.tool_choice)
+        tools = tuple(named_tools(body.tools or ()))
+        functions = as_functions(tools)
+        choice = read_choice(tools, functions, body.tool_choice)
         messages = messages_of(body.instructions, read)
         request.kept_session = "" if previous is None else previous.session
         session = request.session_name
-        return cls(owner, session, items, previous, messages, functions, choice)
+        return cls(owner, session, items, previous, messages, tools, functions, choice)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def read_request(request: Request, context: Context, model: ModelInfo, body: Res
         found.choice,
         _options(body, model, request),
         # Without the texts of its tokens, reasoning cannot be counted.
-        Wanted(logprobs=_has_logprobs(body) or _may_reason(model), num_cached_tokens=True),
+        Wanted(logprobs=_has_logprobs(body) or model.may_reason, num_cached_tokens=True),
         bound=_constraint(body),
         max_calls=1 if body.parallel_tool_calls is False else None,
     )
@@ -173,10 +176,6 @@ def _names(body: ResponseBody, request: Request) -> tuple[str | None, ...]:
 
 def _has_logprobs(body: ResponseBody) -> bool:
     return LOGPROBS in (body.include or ())
-
-
-def _may_reason(model: ModelInfo) -> bool:
-    return model.facts.get("reasoning_parser") not in (None, "none")
 
 
 def _constraint(body: ResponseBody) -> Constraint | None:

@@ -69,7 +69,7 @@ class Item(Strict):
     phase: str | None = no_effect("chat templates have no phases")
     created_by: str | None = no_effect(_AS_IT_IS)
     caller: Any = refused(_CALLER, {"type": "direct"})
-    namespace: Any = refused("functions have no namespaces here")
+    namespace: str | None = None
     async_: Any = refused("results follow their calls", False, alias="async")
 
     @property
@@ -81,9 +81,12 @@ class Item(Strict):
 # By type: the fields that an item must have, and those that it may have. All may have ``_ALWAYS``.
 _FIELDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "message": (("role", "content"), ("phase",)),
-    "function_call": (("call_id", "name", "arguments"), ("caller", "async_", "parsed_arguments")),
-    "function_call_output": (("call_id", "output"), ("caller", "name")),
-    "custom_tool_call": (("call_id", "name", "input"), ("caller", "async_")),
+    "function_call": (
+        ("call_id", "name", "arguments"),
+        ("namespace", "caller", "async_", "parsed_arguments"),
+    ),
+    "function_call_output": (("call_id", "output"), ("caller", "name", "namespace")),
+    "custom_tool_call": (("call_id", "name", "input"), ("namespace", "caller", "async_")),
     "custom_tool_call_output": (("call_id", "output"), ("caller",)),
     "reasoning": ((), ("summary", "content", "encrypted_content")),
     "item_reference": (("id",), ()),

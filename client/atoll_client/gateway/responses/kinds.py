@@ -13,7 +13,7 @@ from atoll_client.gateway.core.fields import REFUSED
 _HOSTED = "the gateway runs no tools; those of the caller have the types function and custom"
 _ITEMS = "it belongs to a tool that OpenAI runs"
 _TEXT_ONLY = "the models here read text"
-_NOT_COMPACTED = "conversations are not compacted"
+NOT_COMPACTED = "conversations are not compacted"
 
 
 def _refusing(why: dict[str, Iterable[str]]) -> BeforeValidator:
@@ -37,7 +37,6 @@ HOSTED_TOOLS = _refusing(
             "shell", "tool_search", "web_search", "web_search_2025_08_26", "web_search_preview",
             "web_search_preview_2025_03_11",
         ),
-        "functions have no namespaces here": ("namespace",),
     }
 )  # fmt: skip
 HOSTED_ITEMS = _refusing(
@@ -52,7 +51,7 @@ HOSTED_ITEMS = _refusing(
         ),
         "tools belong in `tools`": ("additional_tools",),
         "options are those of the request": ("configuration_update",),
-        _NOT_COMPACTED: ("compaction", "compaction_trigger"),
+        NOT_COMPACTED: ("compaction", "compaction_trigger"),
     }
 )  # fmt: skip
 OTHER_CONTENTS = _refusing(

@@ -12,6 +12,7 @@ from typing import Any
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.responses.items import Content, Item
+from atoll_client.gateway.responses.namespaces import shown_name
 from atoll_client.gateway.responses.tools import INPUT
 
 Message = dict[str, Any]
@@ -69,7 +70,7 @@ def text_of(content: str | list[Content] | None) -> str:
 
 def _result(item: Item) -> Message:
     found = {"role": "tool", "tool_call_id": item.call_id, "content": text_of(item.output)}
-    return found if item.name is None else {**found, "name": item.name}
+    return found if item.name is None else {**found, "name": _name(item)}
 
 
 def _begins_another(message: Message, item: Item) -> bool:
@@ -97,8 +98,12 @@ def _call(item: Item) -> dict[str, Any]:
     arguments = item.arguments
     if item.kind == "custom_tool_call":
         arguments = json.dumps({INPUT: item.input}, ensure_ascii=False)
-    function = {"name": item.name, "arguments": arguments}
+    function = {"name": _name(item), "arguments": arguments}
     return {"id": item.call_id, "type": "function", "function": function}
+
+
+def _name(item: Item) -> str:
+    return shown_name(item.namespace, item.name)
 
 
 def _reasoning(item: Item) -> str:

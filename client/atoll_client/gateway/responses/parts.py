@@ -197,12 +197,14 @@ class ReasoningPart(Part):
 class FunctionPart(Part):
     """A call of a function."""
 
-    def __init__(self, index: int, name: str, call_id: str) -> None:
+    def __init__(self, index: int, name: str, call_id: str, namespace: str | None = None) -> None:
         super().__init__(index)
         self._item: FunctionToolCall = {
             "id": new_id("fc"), "type": "function_call", "status": "in_progress",
             "call_id": call_id, "name": name, "arguments": "",
         }  # fmt: skip
+        if namespace is not None:
+            self._item["namespace"] = namespace
 
     @property
     def item(self) -> FunctionToolCall:
@@ -231,13 +233,15 @@ class FunctionPart(Part):
 class CustomPart(Part):
     """A call of a custom tool."""
 
-    def __init__(self, index: int, name: str, call_id: str) -> None:
+    def __init__(self, index: int, name: str, call_id: str, namespace: str | None = None) -> None:
         super().__init__(index)
         self._reader = CustomInput()
         self._item: CustomToolCall = {
             "id": new_id("ctc"), "type": "custom_tool_call", "status": "in_progress",
             "call_id": call_id, "name": name, "input": "",
         }  # fmt: skip
+        if namespace is not None:
+            self._item["namespace"] = namespace
 
     @property
     def item(self) -> CustomToolCall:

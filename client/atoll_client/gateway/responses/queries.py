@@ -17,9 +17,13 @@ from atoll_client.gateway.responses.schemas import Included
 Q = TypeVar("Q", bound=BaseModel)
 
 
-class _Query(BaseModel):
+class NoQuery(BaseModel):
+    """Of a route that reads none."""
+
     model_config = ConfigDict(extra="allow")
 
+
+class _Query(NoQuery):
     include: list[Annotated[Included, OTHER_INCLUDES]] | None = no_effect(
         "what was included is stored"
     )

@@ -30,7 +30,8 @@ from atoll_client.gateway.responses.asked import (
 )
 from atoll_client.gateway.responses.errors import ResponseMessages
 from atoll_client.gateway.responses.events import StreamEvent
-from atoll_client.gateway.responses.queries import PageQuery, StoredQuery, read_query
+from atoll_client.gateway.responses.kinds import NOT_COMPACTED
+from atoll_client.gateway.responses.queries import NoQuery, PageQuery, StoredQuery, read_query
 from atoll_client.gateway.responses.schemas import (
     ENCRYPTED,
     LOGPROBS,
@@ -38,6 +39,7 @@ from atoll_client.gateway.responses.schemas import (
     ResponseBody,
 )
 from atoll_client.gateway.responses.store import Stored
+from atoll_client.gateway.responses.tools import check_grammars
 from atoll_client.gateway.responses.truncation import shortened
 from atoll_client.gateway.responses.writer import Writer
 from atoll_client.types import Chunk
@@ -70,12 +72,13 @@ async def create(
     request.labels["kind"] = "tgi"
     model = context.find(request, body.model, ("generate",))
     asked = read_request(request, context, model, body)
+    await check_grammars(context, model, asked.conversation.tools)
     answer = asked.chat.answer()
     include = body.include or ()
     writer = Writer(
         new_response(asked),
         answer,
-        custom_tools=[tool.name for tool in body.tools or () if tool.type == "custom"],
+        tools={tool.shown: tool for tool in asked.conversation.tools},
         num_logprobs=(body.top_logprobs or 0) if LOGPROBS in include else None,
         has_summary=wanted_summary(body) is not None,
         is_encoded=ENCRYPTED in include,
@@ -169,6 +172,7 @@ async def retrieve(request: Request, context: Context, body: None) -> Reply[Mode
 
 async def delete(request: Request, context: Context, body: None) -> Reply[DeletedResponse]:
     """Deletes a stored response. Those that follow it keep what they need of it."""
+    read_query(request, NoQuery)
     found = _found(request, context)
     found.is_deleted = True
     name = found.response["id"]
@@ -179,8 +183,17 @@ async def delete(request: Request, context: Context, body: None) -> Reply[Delete
 
 async def cancel(request: Request, context: Context, body: None) -> NoReturn:
     """Refused: a response that is not in the background ends with its request."""
+    read_query(request, NoQuery)
     _found(request, context)
     raise ValidationError("Cannot cancel a synchronous response.")
+
+
+async def compact(request: Request, context: Context, body: None) -> NoReturn:
+    """Refused: a shorter form of a conversation is not made."""
+    raise ValidationError(
+        f'{request.route} is not supported: {NOT_COMPACTED}; `truncation` "auto" leaves out the '
+        "oldest items of one that is too long"
+    )
 
 
 async def input_items(request: Request, context: Context, body: None) -> Reply[ItemList]:

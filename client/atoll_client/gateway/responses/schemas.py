@@ -30,11 +30,7 @@ class ToolFormat(Strict):
     syntax: Annotated[Literal["regex"] | None, LARK] = None
 
 
-class ResponseTool(Kept):
-    """One of ``tools``: a function, whose arguments are JSON, or a custom tool, whose input is
-    text."""
-
-    type: Annotated[Literal["custom", "function"], HOSTED_TOOLS]
+class _Tool(Kept):
     name: str = Field(min_length=1)
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -44,6 +40,20 @@ class ResponseTool(Kept):
     allowed_callers: Any = refused("calls are the model's own", ["direct"])
     output_schema: dict[str, Any] | None = no_effect("results are not checked")
     async_: Any = refused("results follow their calls", False, alias="async")
+
+
+class GroupedTool(_Tool):
+    """One of the ``tools`` of a namespace: a function, whose arguments are JSON, or a custom tool,
+    whose input is text."""
+
+    type: Annotated[Literal["custom", "function"], HOSTED_TOOLS]
+
+
+class ResponseTool(_Tool):
+    """One of ``tools``: a function, a custom tool, or a namespace of such."""
+
+    type: Annotated[Literal["custom", "function", "namespace"], HOSTED_TOOLS]
+    tools: list[GroupedTool] | None = Field(None, min_length=1)
 
 
 class ChosenTool(Strict):

@@ -14,9 +14,9 @@ _PREFIXES = {
 }  # fmt: skip
 # The fields of the types, besides those of all and those that hold contents.
 _FIELDS: dict[str, tuple[str, ...]] = {
-    "function_call": ("call_id", "name", "arguments"),
-    "function_call_output": ("call_id", "name"),
-    "custom_tool_call": ("call_id", "name", "input"),
+    "function_call": ("call_id", "name", "namespace", "arguments"),
+    "function_call_output": ("call_id", "name", "namespace"),
+    "custom_tool_call": ("call_id", "name", "namespace", "input"),
     "custom_tool_call_output": ("call_id",),
     "reasoning": ("encrypted_content",),
 }

@@ -10,46 +10,47 @@ from typing import Any
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.chat_formats.tool_choice import ToolChoice
+from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.openai.tools import check_names
+from atoll_client.gateway.responses.namespaces import NamedTool, check_unset
 from atoll_client.gateway.responses.schemas import (
     ChosenTool,
+    GroupedTool,
     ResponseChoice,
     ResponseTool,
-    ToolFormat,
 )
+from atoll_client.types import ModelInfo
 
 INPUT = "input"
 
 
-def as_functions(tools: Sequence[ResponseTool]) -> list[dict[str, Any]]:
+def as_functions(tools: Sequence[NamedTool]) -> list[dict[str, Any]]:
     """The tools as chat completions have them.
 
     Raises:
         ValidationError: a tool has a field of the other type, or its format is incomplete.
     """
-    return [
-        {"type": "function", "function": _function(tool, f"tools[{index}]")}
-        for index, tool in enumerate(tools)
-    ]
+    return [{"type": "function", "function": _function(tool)} for tool in tools]
 
 
-def _function(tool: ResponseTool, name: str) -> dict[str, Any]:
+def _function(named: NamedTool) -> dict[str, Any]:
+    tool = named.tool
     is_custom = tool.type == "custom"
-    _check_unset(tool, name, ("parameters" if is_custom else "format",))
-    found: dict[str, Any] = {"name": tool.name}
-    if tool.description is not None:
-        found["description"] = tool.description
+    check_unset(tool, named.field, ("parameters" if is_custom else "format",))
+    found: dict[str, Any] = {"name": named.shown}
+    if named.description is not None:
+        found["description"] = named.description
     if is_custom:
-        return {**found, "parameters": _input(tool, f"{name}.format")}
+        return {**found, "parameters": _input(tool, f"{named.field}.format")}
     return found if tool.parameters is None else {**found, "parameters": tool.parameters}
 
 
-def _input(tool: ResponseTool, name: str) -> dict[str, Any]:
+def _input(tool: GroupedTool | ResponseTool, name: str) -> dict[str, Any]:
     """The parameters of a custom tool."""
     text: dict[str, Any] = {"type": "string"}
     form = tool.format
     if form is not None and form.type == "text":
-        _check_unset(form, name, ("syntax", "definition"))
+        check_unset(form, name, ("syntax", "definition"))
     if form is not None and form.type == "grammar":
         for field in ("syntax", "definition"):
             if getattr(form, field) is None:
@@ -61,20 +62,26 @@ def _input(tool: ResponseTool, name: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _check_unset(
-    one: ResponseTool | ToolFormat | ResponseChoice, name: str, fields: Iterable[str]
-) -> None:
-    """Raises ValidationError: a field is set that belongs to another type."""
-    for field in fields:
-        if getattr(one, field) is not None:
-            raise ValidationError.of(
-                f"{name}.{field}", f"is set, but `{name}.type` is {one.type!r}",
-                code="unknown_parameter",
-            )  # fmt: skip
+async def check_grammars(context: Context, model: ModelInfo, tools: Sequence[NamedTool]) -> None:
+    """Asks the model whether the grammars of custom tools are such: an answer that may call a tool
+    but need not is bound to none of them.
+
+    Raises:
+        ValidationError: one is not; names it.
+    """
+    for field, tool, _ in tools:
+        if tool.format is None or tool.format.definition is None:
+            continue
+        question = {"op": "regex", "pattern": tool.format.definition}
+        try:
+            await context.pool.ask(model.name, question)
+        except ValidationError as error:
+            name = f"{field}.format.definition"
+            raise ValidationError(f"`{name}`: {error}", param=name, code="invalid_value") from error
 
 
 def read_choice(
-    tools: Sequence[ResponseTool],
+    tools: Sequence[NamedTool],
     functions: Iterable[dict[str, Any]],
     choice: str | ResponseChoice | None,
 ) -> ToolChoice | None:
@@ -83,7 +90,7 @@ def read_choice(
     Raises:
         ValidationError: two tools have the same name, or the choice is not one of them.
     """
-    check_names([tool.name for tool in tools])
+    check_names([tool.shown for tool in tools])
     free = ToolChoice({one["function"]["name"]: one["function"] for one in functions}, False)
     if isinstance(choice, str) and choice not in ("auto", "none", "required"):
         raise ValidationError.of(
@@ -97,9 +104,9 @@ def read_choice(
         raise ValidationError.of("tool_choice", "is set, but `tools` is empty")
     if not isinstance(choice, ResponseChoice):
         return ToolChoice(free.functions, True)
-    kinds = {tool.name: tool.type for tool in tools}
+    kinds = {named.shown: named.tool.type for named in tools}
     is_list = choice.type == "allowed_tools"
-    _check_unset(choice, "tool_choice", ("name",) if is_list else ("mode", "tools"))
+    check_unset(choice, "tool_choice", ("name",) if is_list else ("mode", "tools"))
     if is_list:
         return _allowed(free, choice, kinds)
     if choice.name is None:

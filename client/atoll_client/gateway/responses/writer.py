@@ -6,7 +6,7 @@ A complete response is the one that the last event of the same stream has.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 
 from atoll_client.errors import AtollError, Overloaded, ValidationError
 from atoll_client.gateway.chat_formats.answer import Answer
@@ -21,6 +21,7 @@ from atoll_client.gateway.responses.answers import (
     ResponseUsage,
 )
 from atoll_client.gateway.responses.events import StreamEvent
+from atoll_client.gateway.responses.namespaces import NamedTool
 from atoll_client.gateway.responses.parts import (
     CustomPart,
     FunctionPart,
@@ -36,7 +37,7 @@ class Writer:
 
     Args:
         response: without output; it is filled.
-        custom_tools: names of the tools whose calls are texts.
+        tools: those of the request, by the names that the model is told.
         num_logprobs: of the likeliest tokens at each place; None: log-probabilities are not wanted.
         is_encoded: reasoning has ``encrypted_content``.
 
@@ -49,20 +50,18 @@ class Writer:
         response: ModelResponse,
         answer: Answer,
         *,
-        custom_tools: Container[str],
+        tools: Mapping[str, NamedTool],
         num_logprobs: int | None,
         has_summary: bool,
         is_encoded: bool,
     ) -> None:
         self.response, self._answer = response, answer
-        self._custom_tools, self._num_logprobs = custom_tools, num_logprobs
+        self._tools, self._num_logprobs = tools, num_logprobs
         self._has_summary, self._is_encoded = has_summary, is_encoded
         self._part: Part | None = None
         # Log-probabilities of tokens whose text was not written yet, with the tokens' places.
         self._pending: list[tuple[int, TokenLogprob]] = []
-        # Where each token begins in the text of the answer.
-        self._places: list[int] = []
-        self._num_characters = self._number = 0
+        self._number = 0
         self.has_begun = False
 
     def begin(self) -> Iterator[StreamEvent]:
@@ -73,13 +72,10 @@ class Writer:
 
     def write(self, chunk: Chunk, events: list[Event | Ended]) -> Iterator[StreamEvent]:
         """The events of one chunk, the last of which has the response."""
-        start = len(self._places)
-        for token in chunk.tokens:
-            self._places.append(self._num_characters)
-            self._num_characters += len(token.text)
         if self._num_logprobs is not None:
             entries = logprobs_of(chunk, self._num_logprobs)
-            self._pending += zip(self._places[start:], entries, strict=True)
+            start = len(self._answer.places) - len(entries)
+            self._pending += zip(self._answer.places[start:], entries, strict=True)
         for event in events:
             found = self._end(chunk, event) if isinstance(event, Ended) else self._event(event)
             for one in found:
@@ -106,8 +102,7 @@ class Writer:
         if isinstance(event, Called):
             yield from self._close("completed")
             assert event.id is not None, "Answer gives each call an id"
-            kind = CustomPart if event.name in self._custom_tools else FunctionPart
-            yield from self._open(kind(self._num_items, event.name, event.id))
+            yield from self._open(self._call(event.name, event.id))
         elif isinstance(event, Argued):
             assert self._part is not None, "arguments follow their call"
             yield from self._part.add(event.text, [])
@@ -150,6 +145,12 @@ class Writer:
             "sequence_number": 0, "response": response,
         }  # fmt: skip
 
+    def _call(self, name: str, call_id: str) -> Part:
+        found = self._tools[name]
+        namespace = None if found.namespace is None else found.namespace.name
+        kind = CustomPart if found.tool.type == "custom" else FunctionPart
+        return kind(self._num_items, found.tool.name, call_id, namespace)
+
     def _open(self, part: Part) -> Iterator[StreamEvent]:
         self._part = part
         yield from part.begin()
@@ -165,7 +166,6 @@ class Writer:
         return len(self.response["output"])
 
     def _usage(self, chunk: Chunk) -> ResponseUsage:
-        end = self._answer.reasoning_end
         return {
             "input_tokens": chunk.num_input_tokens,
             "input_tokens_details": {
@@ -173,7 +173,7 @@ class Writer:
             },
             "output_tokens": chunk.num_output_tokens,
             "output_tokens_details": {
-                "reasoning_tokens": sum(place < end for place in self._places),
+                "reasoning_tokens": self._answer.num_reasoning_tokens,
             },
             "total_tokens": chunk.num_input_tokens + chunk.num_output_tokens,
         }  # fmt: skip

@@ -93,10 +93,10 @@ async def _pair_scores(
         if encoder.model.task in tasks.RANKING_TASKS:
             found, count = await ranked(encoder, firsts, seconds, body.cut(), body.is_raw)
             return found.values, count
-        vectors = await encoder.embed([*firsts, *seconds], body.cut())
-        pairs = np.split(vectors.vectors, 2)
-        cosines = [float(embeddings.cosine(np.stack(pair))[0]) for pair in zip(*pairs, strict=True)]
-        return cosines, sum(vectors.num_tokens.tolist())
+        sides = await encoder.embed_sides(firsts, seconds, body.cut())
+        pairs = zip(*(side.vectors for side in sides), strict=True)
+        cosines = [float(embeddings.cosine(np.stack(pair))[0]) for pair in pairs]
+        return cosines, sum(int(side.num_tokens.sum()) for side in sides)
 
 
 async def _scores(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from atoll_client import embeddings, tasks
 from atoll_client.errors import EmptyInputError
 from atoll_client.gateway.core import tokens
@@ -81,11 +83,11 @@ async def similarity(
     check_batch(request, context, len(texts), model)
     with TeiMessages(model):
         encoder = Encoder(request, context, model)
-        found = await encoder.embed(texts, body.parameters.cut())
-    count = sum(found.num_tokens.tolist())
-    return reply(
-        embeddings.cosine(found.vectors), timing_headers(request, count, sum(map(len, texts)))
-    )
+        source, *sentences = map(str, texts)
+        sides = await encoder.embed_sides([source], sentences, body.parameters.cut())
+    count = sum(int(side.num_tokens.sum()) for side in sides)
+    vectors = np.concatenate([side.vectors for side in sides])
+    return reply(embeddings.cosine(vectors), timing_headers(request, count, sum(map(len, texts))))
 
 
 async def tokenize(

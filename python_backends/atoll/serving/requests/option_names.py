@@ -9,7 +9,7 @@ from typing import Any
 
 from atoll import json_text
 from atoll.errors import ValidationError
-from atoll.serving.requests.priority import PRIORITY
+from atoll.serving.requests.priority import PRIORITY, read_priority
 
 # Other names of an option -> its own.
 ALIASES: Mapping[str, str] = {
@@ -61,6 +61,8 @@ def canonical(values: Mapping[str, Any]) -> dict[str, Any]:
         if name in NEUTRAL:
             _check_neutral(name, value)
             continue
+        if name == PRIORITY and value is not None:
+            value = read_priority({name: value})  # which names it as the caller does
         own = ALIASES.get(name, name)
         if own not in NAMES:
             known = ", ".join(sorted(NAMES | ALIASES.keys()))

@@ -47,6 +47,7 @@ class CheckpointModel(ServedModel[R]):
         self, args: dict[str, str], engine: TaskEngine, metrics: RequestMetrics[R],
         facts: Mapping[str, Any], *, num_preparing: int, chat: ChatTemplate | None = None,
         forget: Callable[[str], None] | None = None,
+        compile_regex: Callable[[str], object] | None = None,
     ) -> None:  # fmt: skip
         """Last in ``initialize``: see ``ServedModel.begin`` and ``ModelOps``."""
         self.admission = Admission(self.settings.max_concurrent_requests)
@@ -56,6 +57,7 @@ class CheckpointModel(ServedModel[R]):
             {"task": self.task, "model_version": args["model_version"], **facts},
             self.preparation, self.refuse,
             chat=chat, is_batched=self.is_batched, cancel=self.cancel, forget=forget,
+            compile_regex=compile_regex,
         )  # fmt: skip
 
     def answer_control(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:

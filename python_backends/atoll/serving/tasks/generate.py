@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -76,6 +77,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         self.serve(
             args, self.engine, self.metrics, {**loaded.facts, **formats, **self._language_facts()},
             num_preparing=_NUM_PREPARING, chat=template, forget=self.forget,
+            compile_regex=partial(self.grammars.compile, "regex"),
         )  # fmt: skip
         if self.adapters is not None:
             self.ops.current = self.engine.adapters_in_use
