@@ -84,7 +84,7 @@ def test_info_tells_what_a_model_is() -> None:
     assert facts["weight_bytes"] > 80_000_000
     assert facts["implementation"] == "atoll.models.bert"
     assert facts["kernels"]["linear"].startswith("atoll_kernels.")
-    assert facts["ranks"] == []
+    assert facts["ranks"] == [] and facts["rules"]["banned_tokens"] == []
 
 
 def test_info_tells_what_each_gpu_would_hold() -> None:
@@ -99,6 +99,8 @@ def test_info_tells_what_each_gpu_would_hold() -> None:
     assert whole["weight_bytes"] - norms == 3 * (third["weight_bytes"] - norms)
     code, out, _ = atoll("info", "smollm2-135m-instruct", COLUMNS="200")
     assert "num_shard 3: each GPU 0.09 GB of weights, 7.7 kB of cache a token" in out
+    # The values that the rules may have, of which there are none, stood in brackets.
+    assert "rules" not in out and "()" not in out
 
 
 @pytest.mark.slow

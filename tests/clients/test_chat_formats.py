@@ -15,6 +15,7 @@ import openai
 import pytest
 from echo import told
 from gateways import WEATHER, Served
+from openai.types.chat import ChatCompletion
 
 from atoll_client import Client
 
@@ -78,7 +79,9 @@ def test_whole_and_streamed(
     client: openai.OpenAI, checkpoints: dict[str, Path], case: Case
 ) -> None:
     asked = _asked(checkpoints, case)
-    choice = client.chat.completions.create(**asked).choices[0]
+    raw = client.chat.completions.with_raw_response.create(**asked).text
+    answer = ChatCompletion.model_validate_json(raw, strict=True)
+    choice = answer.choices[0]
     extra = choice.message.model_extra or {}
     assert choice.message.content == case.content
     assert extra.get("reasoning_content", "") == extra.get("reasoning", "") == case.reasoning
@@ -88,13 +91,61 @@ def test_whole_and_streamed(
     )
     assert choice.finish_reason == ("tool_calls" if case.is_called else "stop")
     said, thought, written, reason = "", "", "", None
-    for chunk in client.chat.completions.create(**asked, stream=True):
+    usage = {"include_usage": True, "continuous_usage_stats": True}
+    *chunks, last = client.chat.completions.create(**asked, stream=True, stream_options=usage)
+    # It was absent.
+    assert answer.usage is not None and last.usage is not None
+    num_reasoning = [
+        u.completion_tokens_details.reasoning_tokens for u in (answer.usage, last.usage)
+    ]
+    assert num_reasoning == [_num_reasoning(case)] * 2
+    running = [chunk.usage.completion_tokens for chunk in chunks]
+    assert running == sorted(running) and running[-1] == answer.usage.completion_tokens
+    for chunk in chunks:
         delta, reason = chunk.choices[0].delta, chunk.choices[0].finish_reason
         said += delta.content or ""
         thought += (delta.model_extra or {}).get("reasoning_content", "")
         written += "".join(call.function.arguments for call in delta.tool_calls or ())
     assert (said, thought) == (case.content or "", case.reasoning)
     assert (written, reason) == ("".join(a for _, a in calls), choice.finish_reason)
+
+
+def _num_reasoning(case: Case) -> int:
+    """Tokens of the reasoning with its tags: a character is one, and so is a special token."""
+    if not case.reasoning:
+        # Reasoning that is left out is counted.
+        return len("Hm.</think>") if "</think>" in case.answer else 0
+    if case.model == "harmony":
+        return len("analysis") + len("Hm.") + 3
+    return len(case.answer.partition("</think>")[0]) + len("</think>") * ("</think>" in case.answer)
+
+
+def test_several_calls(client: openai.OpenAI, checkpoints: dict[str, Path]) -> None:
+    """Each has an index and an id of its own, in every answer; the helper reads them."""
+    tags = [f"<tool_call>{CALL.replace('Rome', city)}</tool_call>" for city in ("Rome", "Oslo")]
+    case = Case("hermes", f"Hm.</think>{''.join(tags)}", OPEN, None, more={"n": 2})
+    asked = _asked(checkpoints, case)
+    tool = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    with client.chat.completions.stream(
+        **{**asked, "tools": [tool]}, stream_options={"include_usage": True}
+    ) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_completion()
+    assert kinds.count("tool_calls.function.arguments.done") == 4
+    whole = client.chat.completions.create(**asked)
+    ids = set()
+    for answer in (final, whole):
+        assert [choice.index for choice in answer.choices] == [0, 1]
+        for choice in answer.choices:
+            assert choice.finish_reason == "tool_calls"
+            calls = choice.message.tool_calls or ()
+            cities = [json.loads(call.function.arguments)["city"] for call in calls]
+            assert cities == ["Rome", "Oslo"]
+            ids |= {call.id for call in calls}
+    assert len(ids) == 8 and final.usage is not None and whole.usage is not None
+    assert final.usage.completion_tokens == whole.usage.completion_tokens
+    one = client.chat.completions.create(**asked, parallel_tool_calls=False)
+    assert [len(choice.message.tool_calls or ()) for choice in one.choices] == [1, 1]
 
 
 # A response has its reasoning always.

@@ -257,6 +257,7 @@ def test_every_example_is_answered(http: httpx.Client, scoring: Served) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_schemathesis(served: Served, tmp_path: Path) -> None:
     pytest.importorskip(
         "schemathesis", reason="schemathesis is not installed: see requirements/clients.txt"

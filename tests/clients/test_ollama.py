@@ -176,6 +176,10 @@ def test_what_is_refused_is_named(
         with pytest.raises(ollama.ResponseError, match=message) as caught:
             list(client.chat(**asked, stream=stream))
         assert caught.value.status_code == status
+    if "options" in fields and "num_predict" in fields["options"]:
+        # The messages were named, of which there are none.
+        with pytest.raises(ollama.ResponseError, match="^prompt has .* num_predict is 9000"):
+            client.generate("hermes", "a", options=fields["options"])
 
 
 def test_models_cannot_be_changed(client: ollama.Client) -> None:

@@ -209,6 +209,11 @@ def test_how_messages_become_a_prompt(client: openai.OpenAI, http: httpx.Client)
         ({"max_tokens": 4, "max_completion_tokens": 4}, "max_tokens", "expected one"),
         ({"top_logprobs": 1}, "top_logprobs", "logprobs"),
         ({"stream_options": {"include_usage": True}, "stream": False}, "stream_options", "stream"),
+        ({"stream_options": {"continuous_usage_stats": True}, "stream": True},
+         "stream_options.continuous_usage_stats", "include_usage"),
+        ({"function_call": "auto"}, "function_call", "tool_choice"),
+        ({"web_search_options": {}}, "web_search_options", "search nothing"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].custom", "JSON"),
     ],
 )  # fmt: skip
 def test_what_a_chat_cannot_do(
@@ -273,6 +278,7 @@ def test_fields_without_effect_are_taken(client: openai.OpenAI) -> None:
         "safety_identifier": "x", "prompt_cache_key": "k", "prompt_cache_retention": "24h",
         "verbosity": "medium",
         "modalities": ["text"], "audio": None, "parallel_tool_calls": True,
+        "function_call": "none",
     }  # fmt: skip
     plain = client.chat.completions.create(messages=CAPITAL, **GREEDY)
     full = client.chat.completions.create(messages=CAPITAL, **GREEDY, **idle)

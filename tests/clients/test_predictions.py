@@ -41,7 +41,8 @@ def test_a_prediction_only_speeds_an_answer_up(
         *parts, end = client.chat.completions.create(
             **asked, prediction=prediction, stream=True, stream_options={"include_usage": True}
         )
-    assert plain.usage is not None and plain.usage.completion_tokens_details is None
+    assert plain.usage is not None and plain.usage.completion_tokens_details is not None
+    assert plain.usage.completion_tokens_details.accepted_prediction_tokens is None
     streamed = "".join(part.choices[0].delta.content or "" for part in parts)
     assert plain.choices[0].message.content == whole.choices[0].message.content == streamed
     assert streamed == ANSWER

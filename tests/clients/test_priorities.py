@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
@@ -26,6 +27,15 @@ LOW: list[tuple[str, Any, dict[str, str]]] = [
     ("/v2/models/xml/generate", {"text_input": "a", "max_tokens": 1, "priority": 5}, {}),
     ("/v1/completions", {"prompt": "a", "max_tokens": 1}, {"x-priority": "5"}),
 ]
+
+
+def test_a_priority_that_is_none_has_the_name_that_it_came_with(echoes: Served) -> None:
+    """A generator named its option, `priority`."""
+    for name in ("x-priority", "priority"):
+        body = {"text_input": "a", "parameters": {name: 9999}}
+        answer = httpx.post(f"{echoes.url}/v2/models/xml/generate", json=body)
+        assert answer.status_code == 400
+        assert re.search(rf"(^|['\s]){name}'? is 9999", answer.json()["error"]), answer.text
 
 
 def _long(num_tokens: int, **more: Any) -> tuple[str, Any, dict[str, str]]:

@@ -98,6 +98,11 @@ def test_a_conversation_is_stored(client: openai.OpenAI) -> None:
     ]
     referred: Any = {"type": "item_reference", "id": items[2].id}
     assert client.responses.create(input=[referred], **GREEDY).output_text
+    for call in (client.responses.delete, client.responses.cancel):
+        with pytest.raises(openai.BadRequestError, match="`foo` is unknown"):
+            call(second.id, extra_query={"foo": "1"})
+    with pytest.raises(openai.BadRequestError, match="not compacted"):
+        client.responses.compact(model=GENERATOR, input="a")
     with pytest.raises(openai.BadRequestError, match="Cannot cancel a synchronous response"):
         client.responses.cancel(second.id)
     # Those that follow keep what they need.
@@ -165,6 +170,45 @@ def test_a_custom_tool_is_called_with_text(client: openai.OpenAI) -> None:
         {"type": "custom_tool_call_output", "call_id": call.call_id, "output": "right"},
     ]  # fmt: skip
     assert client.responses.create(input=items, **GREEDY).output_text
+    # A grammar that is none was taken, unless the tool had to be called.
+    form["definition"] = "(a"
+    with pytest.raises(openai.BadRequestError, match="regex is not valid") as caught:
+        client.responses.create(**{**asked, "tool_choice": "auto"})
+    assert caught.value.param == "tools[0].format.definition"
+
+
+def test_a_function_of_a_namespace(client: openai.OpenAI) -> None:
+    """As Codex groups its own; namespaces were refused. A call has both names, and comes back."""
+    group: Any = {"type": "namespace", "name": "sky", "description": "Of the sky.",
+                  "tools": [FUNCTION]}  # fmt: skip
+    asked: Any = {
+        **GREEDY, "max_output_tokens": 40, "tools": [FUNCTION, group],
+        "tool_choice": {"type": "function", "name": "sky__get_weather"},
+    }  # fmt: skip
+    whole = client.responses.create(input="How is the weather in Paris?", **asked)
+    (call,) = whole.output
+    assert call.type == "function_call" and whole.tools[1].type == "namespace"
+    assert (call.name, call.namespace) == ("get_weather", "sky")
+    codex: Any = {
+        "store": False, "include": ["reasoning.encrypted_content"], "prompt_cache_key": "a",
+        "parallel_tool_calls": True, "extra_body": {"client_metadata": {"turn": "1"}},
+        "input": [
+            {"role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]},
+            {"role": "user", "content": [{"type": "input_text", "text": "Is it warm in Paris?"}]},
+        ],
+    }  # fmt: skip
+    *_, end = client.responses.create(**asked, **codex, stream=True)
+    assert end.type == "response.completed"
+    assert end.response.output[0].namespace == "sky"
+    items: Any = [
+        {"role": "user", "content": "How is the weather in Paris?"}, call.to_dict(),
+        {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"},
+    ]  # fmt: skip
+    final = client.responses.create(
+        input=items, **{**asked, "tool_choice": "none", "max_output_tokens": 3}
+    )
+    stored: list[Any] = list(client.responses.input_items.list(final.id, order="asc"))
+    assert final.output_text and (stored[1].name, stored[1].namespace) == ("get_weather", "sky")
 
 
 def test_formats(client: openai.OpenAI) -> None:

@@ -49,6 +49,9 @@ MESSAGES: list[tuple[list[Any], list[Any]]] = [
        "output": [{"type": "input_text", "text": "1"}]}],
      [{"role": "assistant", "tool_calls": [{**CALLED, "function": {
          "name": "f", "arguments": '{"input": "ü\\n"}'}}]}, TOLD]),
+    ([{**CALL, "namespace": "g"}, {**RESULT, "name": "f", "namespace": "g"}],
+     [{"role": "assistant", "tool_calls": [{**CALLED, "function": {
+         "name": "g__f", "arguments": "{}"}}]}, {**TOLD, "name": "g__f"}]),
 ]  # fmt: skip
 
 
@@ -90,6 +93,18 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
      "tools[0].format.definition", "unknown_parameter"),
     ({"tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "f"}]}, "tools",
      "invalid_value"),
+    ({"tools": [{"type": "namespace", "name": "g"}]}, "tools[0].tools", "invalid_value"),
+    ({"tools": [{"type": "namespace", "name": "g", "parameters": {}, "tools": [
+        {"type": "function", "name": "f"}]}]}, "tools[0].parameters", "unknown_parameter"),
+    ({"tools": [{"type": "namespace", "name": "g", "tools": [
+        {"type": "function", "name": "f", "format": {"type": "text"}}]}]},
+     "tools[0].tools[0].format", "unknown_parameter"),
+    ({"tools": [{"type": "function", "name": "f", "tools": [{"type": "function", "name": "f"}]}]},
+     "tools[0].tools", "unknown_parameter"),
+    ({"tools": [{"type": "namespace", "name": "g", "tools": [{"type": "web_search"}]}]},
+     "tools[0].tools[0].type", "unsupported_parameter"),
+    ({"tools": [{"type": "function", "name": "g__f"}, {"type": "namespace", "name": "g", "tools": [
+        {"type": "function", "name": "f"}]}]}, "tools", "invalid_value"),
     ({"tool_choice": "required"}, "tool_choice", "invalid_value"),
     ({"tools": [{"type": "function", "name": "f"}], "tool_choice": {
         "type": "function", "name": "g"}}, "tool_choice.name", "invalid_value"),

@@ -227,6 +227,16 @@ def test_what_transformers_runs_is_told_everywhere(
     assert "best effort" in table.notes[0] and table.notes[-1].endswith("say: temperature 0.6")
 
 
+def test_a_dtype_of_states_that_the_model_has_none_of_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It was ignored in silence. It may be meant for another model of the server."""
+    hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING), engine(tmp_path, state_dtype="bfloat16"):
+        pass
+    assert "state_dtype is 'bfloat16', which has no effect" in caplog.text
+
+
 def test_banned_tokens_never_come(tmp_path: Path) -> None:
     """suppress_tokens and bad_words_ids of generation_config.json were not looked at."""
     model = hf.LlamaForCausalLM(hf.LlamaConfig(**LLAMA)).eval()

@@ -181,7 +181,8 @@ def _speech(folder: Path, **changes: Any) -> SpeechTokens:
 
 def test_languages(tmp_path: Path) -> None:
     speech = _speech(tmp_path)
-    assert [speech.code(name) for name in ("fr", "French", "GERMAN")] == ["fr", "fr", "de"]
+    names = ("fr", "French", "GERMAN", "<|fr|>")
+    assert [speech.code(name) for name in names] == ["fr", "fr", "de", "fr"]
     with pytest.raises(ValidationError, match="language is 'ja', .* 3 languages: de, en, fr"):
         speech.code("ja")
     assert english_name("fr") == "french" and english_name("xx") == "xx"

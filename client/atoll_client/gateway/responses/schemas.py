@@ -143,6 +143,7 @@ class ResponseBody(PromptFields):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     top_p: float | None = Field(None, gt=0, le=1)
 
+    client_metadata: dict[str, Any] | None = no_effect("nothing is made of what a client is")
     max_tool_calls: int | None = no_effect("it counts calls of hosted tools, of which none exist")
     prompt_cache_key: str | None = no_effect(_SESSION)
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
