@@ -173,7 +173,8 @@ def test_an_answer_cut_off_inside_a_call_ends_by_length() -> None:
     message, _, reason, _ = _read(['{"name": "f", "arguments": {"x": "lo'], "length")
     assert _calls(message) == [("f", '{"x": "lo')] and reason == "length"
     message, _, reason, _ = _read(['{"name": "f", "argu'], "length")
-    assert message == {"role": "assistant", "content": '{"name": "f", "argu'}
+    written = '{"name": "f", "argu'
+    assert message == {"role": "assistant", "content": written, "refusal": None}
     assert reason == "length"
 
 
