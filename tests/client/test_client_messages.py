@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
-from atoll_client import kserve
+from atoll_client import kserve, tasks
 from atoll_client.batching import in_parts
 from atoll_client.errors import UnsupportedModel, ValidationError
 
@@ -92,3 +92,15 @@ def test_errors_of_parts_name_the_row_in_the_whole_list() -> None:
     with pytest.raises(ValidationError, match=r"text_input\[289\] is not 'text_input\[7\]'"):
         asyncio.run(in_parts(texts, 256, False, answer))
     assert asyncio.run(in_parts(texts[:260], 256, False, answer)) == [256, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [({}, "another seed"), ({"num_beams": 2}, "best"), ({"use_beam_search": True}, "best")],
+)
+def test_several_answers_are_refused_with_what_there_is_instead(
+    options: dict[str, Any], word: str
+) -> None:
+    """A beam search has no seed."""
+    with pytest.raises(ValidationError, match=f"^n is 2; .*{word}"):
+        tasks.check_one({**options, "n": 2})
