@@ -49,7 +49,7 @@ site: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 release: $(VENV)/.installed-test
-	@cd deploy && ../$(BIN)/python -m release $(ARGS)
+	@cd deploy/tools && ../../$(BIN)/python -m release $(ARGS)
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
@@ -66,7 +66,7 @@ $(BIN)/python:
 
 # Before everything that would bring another build of it; another TORCH replaces it.
 $(VENV)/.torch-$(TORCH): $(BIN)/python
-	$(BIN)/python deploy/torch_build.py $(TORCH)
+	$(BIN)/python deploy/tools/torch_build.py $(TORCH)
 	@rm -f $(VENV)/.torch-*
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""Which build of torch ``make serve`` installs: deploy/torch_build.py."""
+"""Which build of torch ``make serve`` installs: deploy/tools/torch_build.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUMBER = torch_build.version()
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "deploy" / "torch_build.py"), *arguments]
+    command = [sys.executable, str(ROOT / "deploy" / "tools" / "torch_build.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 

@@ -22,7 +22,7 @@ from .distributions import (
 )
 from .materials import write_materials
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def main() -> None:

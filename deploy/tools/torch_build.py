@@ -1,4 +1,4 @@
-"""Installs the build of torch that fits the machine: ``python deploy/torch_build.py [BUILD]``.
+"""Installs the build of torch that fits the machine: ``python torch_build.py [BUILD]``.
 
 BUILD is ``cpu``, a CUDA version (``cu126``) or ROCm version (``rocm6.4``) that torch is built for,
 ``pypi`` for the one on the package index, which is for CUDA, or ``auto``: ``pypi`` on a machine
@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 INDEX = "https://download.pytorch.org/whl/"
 _PIP = (
     sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-compile",

@@ -1,1 +1,0 @@
-"""Makes a release: ``python -m release`` in ``deploy/``, or ``make release``."""

@@ -1,0 +1,1 @@
+"""Makes a release: ``python -m release`` in ``deploy/tools/``, or ``make release``."""
