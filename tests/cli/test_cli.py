@@ -179,6 +179,14 @@ def test_a_repository_is_served_as_it_is(tmp_path: Path, monkeypatch: pytest.Mon
     assert choose([], tmp_path, {"dtype": "auto"}) == Choice(repository=tmp_path)
 
 
+def test_a_repository_in_an_object_store_is_refused_in_the_format_of_the_logs() -> None:
+    """It was looked for as a folder."""
+    code, out, err = command("serve", "--log-format=json", "--repository=s3://bucket/models")
+    line = json.loads(err)
+    assert (code, out, line["level"], line["process"]) == (1, "", "error", "launcher")
+    assert "s3:" in line["message"] and "Triton's own --model-repository" in line["message"]
+
+
 @pytest.mark.parametrize("task", ["embed", "generate", None])
 def test_examples_survive_the_shell(task: str | None) -> None:
     words = shlex.split(example(ServedModel("m", task), "http://127.0.0.1:8000"))

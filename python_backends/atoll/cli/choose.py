@@ -28,6 +28,10 @@ from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import local_folder, resolve
 
 
+# What Triton takes besides folders, as paths: their double slash is gone.
+_REMOTE = ("s3:/", "gs:/", "as:/")
+
+
 @dataclass(frozen=True)
 class Choice:
     """The part of ``ServerOptions`` that says what is served.
@@ -64,6 +68,11 @@ def choose(
     flags = [name for name, text in settings.items() if not _is_in_environment(name, text)]
     Settings.read({"model_id": "-", **{name: settings[name] for name in flags}})
     if repository is not None:
+        if str(repository).startswith(_REMOTE):
+            raise ConfigError(
+                f"--repository is {repository}; it takes folders, and repositories in object "
+                "stores are left to Triton's own --model-repository: docs/container.md"
+            )
         if flags:
             shown = ", ".join(f"--{name.replace('_', '-')}" for name in flags)
             raise ConfigError(f"--repository serves entries as they are, without {shown}")

@@ -35,6 +35,8 @@ from atoll_client.kserve import Message
 logger = logging.getLogger(__name__)
 
 _PROBE_S, _INFO_S = 5.0, 30.0
+# A question is answered at once, however busy the model is, unless the machine is.
+_MAX_SILENT = 2
 # Processes of idle models are asked this often whether they still run.
 _FULL_CHECK_S = 10.0
 # How long a model whose process has ended counts as loading; after that, as unknown.
@@ -56,6 +58,7 @@ class Server:
         loaded: names of all models that it has now, including those that are not Atoll's.
         returning: names of models of any kind whose process has ended and that are loading again.
         dead: names of Atoll's models whose process has ended, although Triton calls them ready.
+        silent: how often in a row one of Atoll's models has not answered a question in time.
         circuits: of models that have failed since their last answer.
         current: by model, what it has told of itself last.
     """
@@ -73,6 +76,7 @@ class Server:
         self.loaded: frozenset[str] = frozenset()
         self.returning: frozenset[str] = frozenset()
         self.dead: frozenset[str] = frozenset()
+        self.silent: dict[str, int] = {}
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
         self._next_full_check = time.monotonic() + _FULL_CHECK_S
@@ -152,11 +156,21 @@ class Server:
         return circuit is not None and circuit.state != Circuit.CLOSED
 
     @property
+    def unusable(self) -> frozenset[str]:
+        """Models that Triton calls ready and that do not answer, and conversations with them."""
+        found = self.dead | {k for k, count in self.silent.items() if count >= _MAX_SILENT}
+        return found | {self.models[name].session or "" for name in found & self.models.keys()}
+
+    @property
     def has_models(self) -> bool:
         """Whether any model accepts requests now."""
-        # Conversations have an entry of their own, which is useless without its generator.
-        useless = {self.models[name].session for name in self.dead & self.models.keys()}
-        return bool(self.models.keys() - self.away - self.dead or self._others - useless)
+        return bool((self.models.keys() - self.away | self._others) - self.unusable)
+
+    async def is_answering(self, model: str) -> bool:
+        """Whether a model answers now; true for models that are not Atoll's, and pipelines."""
+        asked = [name for name, found in self.models.items() if model in (name, found.session)]
+        await asyncio.gather(*map(self._check_process, asked))
+        return model not in self.unusable
 
     async def _find_models(self, is_settled: bool) -> None:
         """is_settled: nothing is loading; models that are missing have been unloaded."""
@@ -175,10 +189,11 @@ class Server:
         self.away = gone & self.returning if is_settled else gone
         self.models = {**found, **{name: self.models[name] for name in self.away}}
         self.dead &= names
+        self.silent = {k: count for k, count in self.silent.items() if k in names}
 
     def _names_to_check(self) -> frozenset[str]:
         """Models with open requests and dead ones; from time to time, idle ones too."""
-        names = frozenset(self.calls.open_models()) | self.dead
+        names = frozenset(self.calls.open_models()) | self.dead | self.silent.keys()
         if time.monotonic() >= self._next_full_check:
             self._next_full_check = time.monotonic() + _FULL_CHECK_S
             names |= self.models.keys() - self.away
@@ -217,7 +232,10 @@ class Server:
             facts = self.current[name] = kserve.read_control(answer)
             ended_before = asked_at - float(facts.get("uptime_s", math.inf))
             self.dead -= {name}
+            self.silent.pop(name, None)
         except AtollError as error:
+            if isinstance(error, DeadlineExceeded):
+                self.silent[name] = self.silent.get(name, 0) + 1
             # Otherwise, it is busy, or being unloaded while it completes its requests.
             if "is not healthy" not in str(error):
                 return

@@ -83,9 +83,11 @@ class Upstream:
         return server_metadata(await ready[0].inquire("ServerMetadata", pb.ServerMetadataRequest()))
 
     async def is_model_ready(self, model: str, version: str) -> bool:
-        """Whether a server has the model and says that it is ready."""
+        """Whether a server has the model, says that it is ready, and the model answers."""
         with contextlib.suppress(NotFound, NotReady):
-            return bool((await self.inquire("ModelReady", model, version)).ready)
+            if (await self.inquire("ModelReady", model, version)).ready:
+                having = self._having(model)
+                return any(await asyncio.gather(*(one.is_answering(model) for one in having)))
         return False
 
     async def statistics(self, model: str, version: str) -> Message:
