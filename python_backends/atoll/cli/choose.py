@@ -27,7 +27,6 @@ from atoll.weights.adapters import with_absolute_folders
 from atoll.weights.embedded import EMBEDDED
 from atoll.weights.files import local_folder, resolve
 
-
 # What Triton takes besides folders, as paths: their double slash is gone.
 _REMOTE = ("s3:/", "gs:/", "as:/")
 
