@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -200,7 +201,9 @@ async def _check(http: httpx.AsyncClient, route: Route, path: str, body: Any) ->
     """Asks, and compares the answer with what the gateway says of the route."""
     description = closed((await http.get("/openapi.json")).json())
     operation = description["paths"][route.path][route.method.lower()]
-    answer = await http.request(route.method, path, json=body)
+    is_form = route.is_upload and "file" in body
+    sent = {"files": {name: (None, value) for name, value in body.items()}} if is_form else {}
+    answer = await http.request(route.method, path, **(sent or {"json": body}))
     content = response_of(description, operation, answer.status_code)["content"]
     kind = answer.headers["content-type"].split(";")[0]
     schema = {**content[kind]["schema"], "components": description["components"]}
@@ -225,6 +228,12 @@ async def _paths(http: httpx.AsyncClient, route: Route) -> list[str]:
     if "{response_id}" in route.path:
         stored = (await http.post("/v1/responses", json={"input": "a"})).json()
         return [route.path.format(response_id=stored["id"])]
+    if "{file_id}" in route.path:
+        return [route.path.format(file_id=(await _upload(http))["id"])]
+    if "{batch_id}" in route.path:
+        asked = {"input_file_id": (await _upload(http))["id"], "endpoint": "/v1/embeddings"}
+        made = await http.post("/v1/batches", json={**asked, "completion_window": "24h"})
+        return [route.path.format(batch_id=made.json()["id"])]
     if "{model}" not in route.path:
         return [route.path]
     models = ("words",) if "/generate" in route.path else ("vectors",)
@@ -232,12 +241,15 @@ async def _paths(http: httpx.AsyncClient, route: Route) -> list[str]:
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.answers], ids=lambda r: r.method + r.path)
-def test_answers_are_as_described(route: Route) -> None:
+def test_answers_are_as_described(route: Route, tmp_path: Path) -> None:
     async def main() -> None:
-        async with FakeTriton(MODELS) as triton, gateway(triton.address) as http:
+        kept = {"batch_folder": str(tmp_path)}
+        async with FakeTriton(MODELS) as triton, gateway(triton.address, **kept) as http:
             triton.embed, triton.generate, triton.told = _embed, _generate, TOLD
             for path in await _paths(http, route):
                 for body in (route.example, *BODIES.get(route.path, ())):
+                    if route.path == "/v1/batches" and body is not None:
+                        body = {**body, "input_file_id": (await _upload(http))["id"]}
                     answer = await _check(http, route, path, body)
                     assert answer.status_code == 200, (body, answer.text)
                 if route.kinds:
@@ -270,3 +282,9 @@ def test_a_server_that_only_transcribes() -> None:
             assert "no model here can embed" in refused.text
 
     asyncio.run(main())
+
+
+async def _upload(http: httpx.AsyncClient) -> dict[str, Any]:
+    form = {"file": (None, "{}"), "purpose": (None, "batch")}
+    found: dict[str, Any] = (await http.post("/v1/files", files=form)).json()
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,14 +74,15 @@ class Others(_Fronted):
 
 @contextmanager
 def fronted(server: ServerProcess, **settings: str) -> Iterator[Served]:
-    """A running server with a gateway, which also has gRPC and the server's metrics."""
-    settings = {"grpc_port": str(free_port()), **settings}
-    gateway = start_gateway(server.grpc_url, server.metrics_url, **settings)
-    try:
-        gateway.wait_ready()
-        yield Served(server, gateway)
-    finally:
-        gateway.stop()
+    """A running server with a gateway, which also has gRPC, the server's metrics and batches."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"grpc_port": str(free_port()), "batch_folder": folder, **settings}
+        gateway = start_gateway(server.grpc_url, server.metrics_url, **settings)
+        try:
+            gateway.wait_ready()
+            yield Served(server, gateway)
+        finally:
+            gateway.stop()
 
 
 def free_port() -> int:

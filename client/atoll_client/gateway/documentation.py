@@ -46,6 +46,8 @@ _PATH_PARAMETERS = {
         "example": "1",
     },
     "response_id": {"description": "Of a stored response", "schema": {"type": "string"}},
+    "file_id": {"description": "Of a file", "schema": {"type": "string"}},
+    "batch_id": {"description": "Of a batch", "schema": {"type": "string"}},
 }
 
 
@@ -197,6 +199,8 @@ def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     found = [_schema(kind, schemas, "validation") for kind in route.kinds]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
     content: dict[str, Any] = {JSON: {"schema": schema, "example": route.example}}
+    if route.is_upload:
+        return {"required": True, "content": {FORM: content[JSON]}}
     if any(issubclass(kind, FormBody) for kind in route.kinds):
         content[FORM] = {"schema": schema}
     if BINARY in route.answers:

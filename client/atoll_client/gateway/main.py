@@ -77,6 +77,7 @@ class _Server(uvicorn.Server):  # type: ignore[misc]
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._grace_s, self._gateway.end_requests)
         self._gateway.close_services(self._grace_s + _ANSWER_S)
+        self._gateway.pause_batches(self._grace_s)
         try:
             await super().shutdown(sockets)
         finally:

@@ -6,6 +6,9 @@ from atoll_client.gateway import documentation, pages, vertex
 from atoll_client.gateway import shape_routing as shapes
 from atoll_client.gateway.anthropic import models as anthropic_models
 from atoll_client.gateway.anthropic import routes as anthropic
+from atoll_client.gateway.batches import files
+from atoll_client.gateway.batches import routes as batches
+from atoll_client.gateway.batches.schemas import BatchesQuery, FileBody, FilesQuery
 from atoll_client.gateway.cohere import embed as cohere
 from atoll_client.gateway.core.route import Handler, Route
 from atoll_client.gateway.kserve import routes as kserve
@@ -41,6 +44,12 @@ _SOUND = {
     "AAAACAgICAgICAgICAgICAgICA"
 }
 
+# A line of a batch's file.
+_LINE = (
+    '{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", '
+    f'"body": {{"input": "{_TEXT}"}}}}\n'
+)
+
 ROUTES: tuple[Route, ...] = (
     # OpenAI
     Route("GET", "/v1/models", anthropic_models.models, "openai", "Models and adapters",
@@ -66,6 +75,19 @@ ROUTES: tuple[Route, ...] = (
           "What a stored response answers", query=queries.PageQuery),
     Route("POST", "/v1/responses/{response_id}/cancel", responses.cancel, "openai",
           "Refused: only responses in the background can be cancelled"),
+    Route("POST", "/v1/files", files.create, "openai", "Keep a file of requests",
+          example={"purpose": "batch", "file": _LINE}, is_upload=True, bodies=(FileBody,)),
+    Route("GET", "/v1/files", files.files, "openai", "Files", query=FilesQuery),
+    Route("GET", "/v1/files/{file_id}", files.retrieve, "openai", "What a file is"),
+    Route("DELETE", "/v1/files/{file_id}", files.delete, "openai", "Delete a file"),
+    Route("GET", "/v1/files/{file_id}/content", files.content, "openai", "What is in a file"),
+    Route("POST", "/v1/batches", batches.create, "openai", "Answer the requests of a file",
+          example={"input_file_id": "file-0123456789abcdef01234567",
+                   "endpoint": "/v1/embeddings", "completion_window": "24h"}),
+    Route("GET", "/v1/batches", batches.batches, "openai", "Batches", query=BatchesQuery),
+    Route("GET", "/v1/batches/{batch_id}", batches.retrieve, "openai", "A batch"),
+    Route("POST", "/v1/batches/{batch_id}/cancel", batches.cancel, "openai",
+          "End a batch before its time"),
     Route("POST", "/v1/completions", openai_completions.completions, "openai", "Continue a text",
           example={"prompt": _TEXT, "max_tokens": 20}),
     Route("POST", "/v1/audio/transcriptions", openai_transcriptions.transcriptions, "openai",

@@ -18,7 +18,7 @@ from atoll.cli.output import Output, output_of
 from atoll.environment import PREFIX, variables
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess
-from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
+from atoll.launcher.gateway import GatewayOptions, GatewayProcess, batch_folder, missing_packages
 from atoll.launcher.ports import MAX_PORT, check_distinct, check_free
 from atoll.launcher.supervisor import Supervisor
 from atoll.logs import SERVER_WIDE, LogOptions, configure
@@ -156,7 +156,7 @@ def serve(
         process, host, port,
         {
             "grpc_port": str(gateway_grpc_port), "api_key": api_key,
-            "cors_allow_origin": cors_allow_origin,
+            "cors_allow_origin": cors_allow_origin, **batch_folder(port),
         },
     )  # fmt: skip
     if triton_host not in _LOOPBACK:

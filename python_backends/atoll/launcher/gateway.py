@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from atoll.errors import NotReady
+from atoll.weights.embedded import cache_folder
 
 _MODULE = "atoll_client.gateway.main"
 _NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx", "prometheus_client")
@@ -63,6 +64,16 @@ class GatewayOptions:
         }  # fmt: skip
         # Empty values are left out: they would hide what the user set in the same variable.
         return {f"ATOLL_GATEWAY_{name.upper()}": value for name, value in settings.items() if value}
+
+
+def batch_folder(port: int) -> dict[str, str]:
+    """The setting for where files and batches are kept, unless the environment has it.
+
+    By port: of two servers on a machine, each goes on with its own batches.
+    """
+    if os.environ.get("ATOLL_GATEWAY_BATCH_FOLDER"):
+        return {}
+    return {"batch_folder": str(cache_folder() / "batches" / str(port))}
 
 
 def missing_packages() -> list[str]:

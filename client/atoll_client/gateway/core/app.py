@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from atoll_client.errors import AtollError
+from atoll_client.gateway.batches.runner import Runner
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.error_formats import explain
 from atoll_client.gateway.core.route import Route
@@ -38,6 +39,9 @@ class Gateway(Starlette):
             middleware.insert(0, cors)
         super().__init__(middleware=middleware, exception_handlers={AtollError: explain})
         self.router = Table(self.context.routes, self.context, self._lifespan)
+        self.runner = Runner(self.context, Observed)
+        if self.context.batches.is_configured:
+            self.context.metrics.sources.append(self.context.batches.metric_lines)
         self._services: Services | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -53,6 +57,10 @@ class Gateway(Starlette):
         """Accepts no more gRPC calls; open ones have ``grace_s`` seconds to end."""
         if self._services is not None:
             self._services.close(grace_s)
+
+    def pause_batches(self, grace_s: float) -> None:
+        """Begins no more lines of batches; open ones have ``grace_s`` seconds to end."""
+        self.runner.pause(grace_s)
 
     def end_requests(self) -> None:
         """Ends every open request: with 503, an error event, or UNAVAILABLE over gRPC."""
@@ -71,12 +79,14 @@ class Gateway(Starlette):
         context = self.context
         self._loop = asyncio.get_running_loop()
         await context.pool.start()
+        self.runner.start()
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if context.settings.grpc_port:
                     self._services = await stack.enter_async_context(Services(context))
                 yield
         finally:
+            await self.runner.stop()
             await context.close()
 
 

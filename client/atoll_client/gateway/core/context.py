@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from atoll_client.gateway.batches.store import Batches
 from atoll_client.gateway.core.admission import Admission
 from atoll_client.gateway.core.headers import Keys
 from atoll_client.gateway.core.metrics import Metrics
@@ -28,7 +29,7 @@ class Context:
     """What a handler needs besides its request.
 
     routes: all routes, for OpenAPI. pool: the servers, for Atoll's models. upstream: the servers,
-    for models of any kind. stored: what /v1/responses stores.
+    for models of any kind. stored: what /v1/responses stores. batches: files and batches.
     """
 
     settings: GatewaySettings
@@ -43,6 +44,7 @@ class Context:
     tracer: Tracer
     request_log: RequestLog
     stored: Store
+    batches: Batches
 
     @classmethod
     def of(cls, settings: GatewaySettings, routes: tuple[Route, ...]) -> Context:
@@ -65,6 +67,7 @@ class Context:
             Store(
                 settings.max_stored_responses, settings.max_stored_bytes, settings.stored_response_s
             ),
+            Batches(settings),
         )
 
     def find(self, request: Request, named: str | None, kinds: Sequence[str]) -> ModelInfo:

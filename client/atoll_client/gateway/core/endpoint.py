@@ -57,8 +57,11 @@ class Endpoint:
             context.admission.admitted(self._count), context.admission.held() as hold,
             Watch(request, settings, send) as watch,
         ):  # fmt: skip
-            await request.read(self._limit, hold)
-            watch.begin()
+            if self._route.is_upload:
+                request.reader = watch
+            else:
+                await request.read(self._limit, hold)
+                watch.begin()
             body = None if self._body is None else read(request, context, self._body)
             response = await self._route.handler(request, context, body)
             await response(request.scope, receive, watch.send)

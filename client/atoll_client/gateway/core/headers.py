@@ -112,7 +112,11 @@ class Keys:
     def owner(self, headers: Headers) -> str:
         """Tells apart what the holders of different keys have stored; "" if no key is needed."""
         key = self._presented(headers) if self._keys else None
-        return "" if key is None else hashlib.sha256(key).hexdigest()
+        return "" if key is None else _digest(key)
+
+    def of_owner(self, owner: str) -> bytes | None:
+        """The key of an owner, for what is done in its name; None: no key, or it is gone."""
+        return next((key for key in self._keys if _digest(key) == owner), None)
 
     def _presented(self, headers: Headers) -> bytes | None:
         """The key that a request has; None: none of ours."""
@@ -123,6 +127,10 @@ class Keys:
         forms = [form for one in given for form in (one.encode("latin-1", "replace"), one.encode())]
         pairs = ((form, key) for form in forms for key in self._keys)
         return next((key for form, key in pairs if hmac.compare_digest(form, key)), None)
+
+
+def _digest(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
 
 
 def _password(authorization: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 import httpx
@@ -83,6 +83,8 @@ class Metrics:
         self._client: httpx.AsyncClient | None = None
         self._metrics: dict[str, Any] = {}
         self._parts: dict[tuple[str, int, str, str, str], _Parts] = {}
+        # Each gives lines of its own for the page.
+        self.sources: list[Callable[[], Iterable[str]]] = []
 
     def finished(self, request: Request, status: int) -> None:
         """Counts a request that has ended; status 499: its client has disconnected."""
@@ -149,7 +151,7 @@ class Metrics:
             # When a counter began is no metric of TEI, TGI or vLLM, but a series for each.
             if match is not None and not match[1].endswith("_created"):
                 found.append(_SUFFIX.sub(r"\1", line) if match[1].startswith(_NAMELESS) else line)
-        return found
+        return found + [line for source in self.sources for line in source()]
 
     async def _fetch(self, url: str) -> str:
         if self._client is None:

@@ -60,6 +60,7 @@ class Route:
         uncounted: answered however many requests are open, but only with a key.
         takes_tensors: the body may hold binary tensors, or a file, for which there is a separate
             limit.
+        is_upload: the handler reads the body itself, a form with a file that is never held whole.
         bodies: models that describe a body which the handler reads by itself.
         handlers: those that ``handler`` passes requests on to; they declare body and responses.
         query: model of the parameters behind the path.
@@ -76,6 +77,7 @@ class Route:
     public: bool = False
     uncounted: bool = False
     takes_tensors: bool = False
+    is_upload: bool = False
     bodies: tuple[type[BaseModel], ...] = ()
     handlers: tuple[Handler, ...] = ()
     query: type[BaseModel] | None = None

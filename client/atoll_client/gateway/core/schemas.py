@@ -98,6 +98,13 @@ def read(request: Request, context: Context, kind: type[Body]) -> Body:
     given = read_form(request) if as_form else parse(request.raw)
     if type(given) is not dict:
         raise ValidationError("the body must be a JSON object")
+    return checked(request, context, kind, given, as_form=as_form)
+
+
+def checked(
+    request: Request, context: Context, kind: type[Body], given: dict[str, Any], *, as_form: bool
+) -> Body:
+    """The fields of a body, checked. as_form: they are texts and bytes. Raises as ``read``."""
     try:
         body = kind.model_validate(given, strict=False if as_form else None)
     except pydantic.ValidationError as error:

@@ -82,6 +82,15 @@ class GatewaySettings:
     server_silence_s: float = _setting(
         30.0, "seconds without any answer of a server after which its requests are given up", 1
     )
+    batch_folder: str = _setting("", "where files and batches are kept; empty or none: nowhere")
+    batch_parallel_lines: int = _setting(16, "lines of all batches that run at once", 1)
+    max_batch_lines: int = _setting(50_000, "lines of one batch", 1)
+    max_batch_file_bytes: int = _setting(200_000_000, "bytes of one uploaded file", 1)
+    max_batch_files: int = _setting(10_000, "files that are kept, and batches", 1)
+    max_batch_bytes: int = _setting(10_000_000_000, "bytes of all files that are kept", 1)
+    batch_file_s: int = _setting(
+        2_592_000, "seconds that a file is kept if it does not say so itself", 1
+    )
     health_interval_s: float = _setting(2.0, "seconds between looks at the servers", _SHORTEST_S)
     shutdown_grace_s: float = _setting(10.0, "seconds that requests get to end when stopping")
     log_level: str = _setting("warning", "least level of log lines: debug, info, warning or error")

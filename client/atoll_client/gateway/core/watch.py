@@ -15,6 +15,8 @@ from atoll_client.gateway.core.web import Request
 
 logger = logging.getLogger(__name__)
 
+# A body that is not read as a whole gets its time again for each of so many bytes.
+_RENEWING_BYTES = 65_536
 # Requests that are done before are never checked.
 _FIRST_LOOK_S = 0.03
 _LOOK_S = 15.0
@@ -38,6 +40,7 @@ class Watch:
         self._request, self._settings, self._send = request, settings, send
         self._loop = asyncio.get_running_loop()
         self._is_reading, self._is_late = True, False
+        self._num_bytes = 0
         self._sending_since: float | None = None
         self._receiver: asyncio.Task[None] | None = None
 
@@ -57,6 +60,12 @@ class Watch:
             raise BodyTimeout(f"the body was not complete after {limit}") from None
         if self._request.is_left:
             raise ClientDisconnect from None
+
+    def came(self, num_bytes: int) -> None:
+        """A piece of a long body has come: its time is that from one part to the next."""
+        self._num_bytes += num_bytes
+        if self._num_bytes >= _RENEWING_BYTES:
+            self._num_bytes, self._started = 0, time.monotonic()
 
     def begin(self) -> None:
         """The body has been read."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import orjson
 from starlette.requests import Request as StarletteRequest
@@ -48,6 +48,16 @@ class Usage:
     first_s: float | None = None
 
 
+class Reader(Protocol):
+    """Who limits the time that a body may take."""
+
+    def came(self, num_bytes: int) -> None:
+        """A piece of the body has come."""
+
+    def begin(self) -> None:
+        """The body is complete."""
+
+
 class Request(StarletteRequest):
     """An HTTP request, or a gRPC call in the form of one.
 
@@ -65,6 +75,7 @@ class Request(StarletteRequest):
         body_priority: of a body that has the field ``priority``.
         parsed: the body as the route's model, once it has been read.
         kept_session: of the conversation that the request goes on with.
+        reader: is told of pieces of a body that is not read as a whole.
     """
 
     def __init__(self, scope: Scope, *way: Any) -> None:
@@ -84,6 +95,7 @@ class Request(StarletteRequest):
         self.parsed: Any = None
         self.kept_session = ""
         self.usage = Usage()
+        self.reader: Reader | None = None
 
     @classmethod
     def of(cls, scope: Scope) -> Request:
@@ -137,17 +149,28 @@ class Request(StarletteRequest):
             TooLarge: the body has more than ``limit`` bytes. ClientDisconnect: the client has gone.
             Whatever ``hold`` raises.
         """
-        announced = announced_bytes(self.headers)
-        if announced > limit:
-            raise TooLarge(f"the body has {announced} bytes; the limit is {limit}")
         # Not a list of pieces: a million tiny ones would take a hundred times their size.
         body = bytearray()
-        async for piece in self.stream():
-            if len(body) + len(piece) > limit:
-                raise TooLarge(f"the body has more than {limit} bytes")
+        async for piece in self.pieces(limit):
             hold(len(piece))
             body += piece
         self.raw = bytes(body)
+
+    async def pieces(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes. Raises as ``read`` does."""
+        announced = announced_bytes(self.headers)
+        if announced > limit:
+            raise TooLarge(f"the body has {announced} bytes; the limit is {limit}")
+        num_bytes = 0
+        async for piece in self.stream():
+            num_bytes += len(piece)
+            if num_bytes > limit:
+                raise TooLarge(f"the body has more than {limit} bytes")
+            if self.reader is not None:
+                self.reader.came(len(piece))
+            yield piece
+        if self.reader is not None:
+            self.reader.begin()
 
 
 class Reply(Response, Generic[T]):

@@ -1,0 +1,1 @@
+"""OpenAI's files and batches: requests from a file, answered when there is nothing else to do."""

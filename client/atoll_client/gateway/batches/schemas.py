@@ -1,0 +1,100 @@
+"""The bodies and queries of OpenAI's routes for files and batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from atoll_client.errors import ValidationError
+from atoll_client.gateway.core.fields import unknown
+from atoll_client.gateway.core.problems import first_problem
+from atoll_client.gateway.core.schemas import FormBody, Strict
+from atoll_client.gateway.core.web import Request
+
+Q = TypeVar("Q", bound=BaseModel)
+Endpoint = Literal[
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/moderations",
+    "/v1/responses",
+]  # fmt: skip
+_KEY, _VALUE = Field(max_length=64), Field(max_length=512)
+
+
+class Expiry(Strict):
+    """When a file is deleted."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3_600, le=2_592_000, description="after the anchor")
+
+
+class FileBody(FormBody):
+    """POST /v1/files, a form: ``expires_after[anchor]`` and ``expires_after[seconds]`` are fields
+    of their own there."""
+
+    file: bytes
+    purpose: Literal["batch"]
+    expires_after: Expiry | None = None
+
+
+class BatchBody(Strict):
+    """POST /v1/batches."""
+
+    input_file_id: str
+    endpoint: Endpoint
+    completion_window: Literal["24h"]
+    metadata: dict[Annotated[str, _KEY], Annotated[str, _VALUE]] | None = Field(None, max_length=16)
+    output_expires_after: Expiry | None = Field(
+        None, description="of the files with answers and errors; their creation is the anchor"
+    )
+
+
+class BatchLine(Strict):
+    """A line of a batch's file."""
+
+    custom_id: str = Field(min_length=1, max_length=512)
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]
+
+
+class _Page(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    after: str | None = Field(None, description="The id before the first of the page")
+
+
+class FilesQuery(_Page):
+    """GET /v1/files."""
+
+    limit: int = Field(10_000, ge=1, le=10_000, description="The most files")
+    order: Literal["asc", "desc"] = Field("desc", description="By time: the newest first, or last")
+    purpose: str | None = Field(None, description="batch or batch_output; others have no files")
+
+
+class BatchesQuery(_Page):
+    """GET /v1/batches."""
+
+    limit: int = Field(20, ge=1, le=100, description="The most batches")
+
+
+class NoQuery(BaseModel):
+    """A route without parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+def read_query(request: Request, kind: type[Q]) -> Q:
+    """The query of a request.
+
+    Raises:
+        ValidationError: a parameter is wrong or unknown.
+    """
+    found = dict(request.query_params)
+    try:
+        query = kind.model_validate(found)
+    except pydantic.ValidationError as error:
+        raise first_problem(error, found, kind) from None
+    for name in unknown(query):
+        raise ValidationError.of(name, "is unknown here", code="unknown_parameter")
+    return query
