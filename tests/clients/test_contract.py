@@ -25,7 +25,7 @@ from atoll_client.gateway.routes import ROUTES
 
 # KServe's routes, whose bodies are tensors, have tests of their own for what they take.
 OURS = [route for route in ROUTES if route.dialect != "kserve" and route.answers]
-POSTS = [route for route in OURS if route.method == "POST" and route.body]
+POSTS = [route for route in OURS if route.method == "POST" and route.kinds and not route.is_upload]
 FIELDS = sorted(
     {name for route in POSTS for name in (route.body.model_fields if route.body else ())}
     | {"inputs", "parameters", "messages", "query", "texts", "documents", "prompt"}
