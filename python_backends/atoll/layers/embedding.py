@@ -13,7 +13,12 @@ from atoll.weights.parts import Part
 
 
 class Embedding(nn.Module):
-    """(num_embeddings, dim) rows, looked up by id; ``num_embeddings`` may be a rank's part."""
+    """(num_embeddings, dim) rows, looked up by id; ``num_embeddings`` may be a rank's part.
+
+    is_table: only few rows are read at a time, see ``weights.mapped``.
+    """
+
+    is_table = True
 
     def __init__(self, num_embeddings: int | Part, dim: int) -> None:
         super().__init__()

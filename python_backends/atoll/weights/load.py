@@ -16,6 +16,7 @@ from atoll.errors import WeightError
 from atoll.weights.checkpoint import open_checkpoint
 from atoll.weights.gguf.reader import GgufReader
 from atoll.weights.layer_tensors import LayerTensors, Mismatch
+from atoll.weights.mapped import give_back, is_large, is_mapped, moved_to_file, never_change
 from atoll.weights.parts import ONE_RANK, Shard
 from atoll.weights.quantization import Quantization
 from atoll.weights.reader import CheckpointReader
@@ -83,6 +84,7 @@ def load_weights(
     # A GGUF file's config follows from its tensors, whose names are others.
     if q is not None and not reader.must_be_read and not _has_ending(reader, q.suffix):
         raise Mismatch(f"{folder}: {q.source} says {q.method}, and no tensor is a {q.suffix[1:]}")
+    keeps_file = options.device.type == "cpu" and never_change(reader.files)
     modules = {n: m for n, m in model.named_modules() if isinstance(m, Loadable)}
     for name, module in modules.items():
         source = table.find(name)
@@ -98,7 +100,9 @@ def load_weights(
             module.load_tied(source_module, group, options)
         else:
             module.load(group, options)
-            _copy_from_file(module)
+            _copy_from_file(module, keeps_file)
+    if keeps_file:
+        give_back(reader.files)
     _report_left_over(reader, table, prefix, model.config)
     if isinstance(reader, GgufReader):
         logger.info("%s: %s", folder, reader.summary())
@@ -130,11 +134,19 @@ def layout(
     raise WeightError(f"{reader.folder}: none of {tried} is in the checkpoint{hint}")
 
 
-def _copy_from_file(module: Any) -> None:
+def _copy_from_file(module: Any, keeps_file: bool) -> None:
     """Copies what is still a view of the file: one small norm would keep all of it mapped."""
+    is_table = getattr(module, "is_table", False)
     for parameter in module.parameters(recurse=False):
-        if not parameter.is_meta and not parameter.untyped_storage().resizable():
-            parameter.data = parameter.data.clone()
+        if parameter.is_meta or (is_table and keeps_file and _stays(parameter)):
+            continue
+        read = parameter.data
+        kept = moved_to_file(read) if is_table else read
+        parameter.data = read.clone() if kept is read and is_mapped(read) else kept
+
+
+def _stays(parameter: nn.Parameter) -> bool:
+    return is_mapped(parameter.data) and is_large(parameter.data)
 
 
 def _require_tying(config: Any, folder: Path, name: str, group: LayerTensors) -> None:

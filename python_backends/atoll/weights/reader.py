@@ -59,6 +59,11 @@ class CheckpointReader:
     def __contains__(self, name: str) -> bool:
         return name in self._location
 
+    @property
+    def files(self) -> set[Path]:
+        """Those that hold tensors."""
+        return {file.path for file in self._location.values()}
+
     def names(self) -> list[str]:
         """Every tensor in the checkpoint."""
         return list(self._location)
@@ -83,7 +88,7 @@ class _File:
     """One weight file. Its mapping lives as long as tensors that are views of it."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._open = _open(path)
         self._num_bytes = 0
         self.names = list(self._open.keys())
@@ -93,7 +98,7 @@ class _File:
             found = self._open[name]
             if not isinstance(found, Tensor):
                 kind = type(found).__name__
-                raise WeightError(f"{self._path}: {name!r} is no tensor, but of the type {kind}")
+                raise WeightError(f"{self.path}: {name!r} is no tensor, but of the type {kind}")
             return tuple(found.shape)
         return tuple(self._open.get_slice(name).get_shape())
 
@@ -103,7 +108,7 @@ class _File:
             found = self._open[name]
             return found if index is None else found[index]
         if self._num_bytes > _REMAP_BYTES:
-            self._open, self._num_bytes = _open(self._path), 0
+            self._open, self._num_bytes = _open(self.path), 0
         get = self._open.get_tensor
         found = get(name) if index is None else self._open.get_slice(name)[index]
         self._num_bytes += found.nbytes

@@ -9,6 +9,7 @@ wake-up takes longer than most kernels of a decoding step.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import json
 import logging
 import os
@@ -33,10 +34,14 @@ R = TypeVar("R")
 def in_temporary_thread(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Calls ``function(*args, **kwargs)`` on a thread that ends, with its workers, afterwards.
 
-    Raises whatever it raises.
+    What it has freed goes back to the system. Raises whatever it raises.
     """
     with ThreadPoolExecutor(1, "atoll-loading") as executor:
-        return executor.submit(function, *args, **kwargs).result()
+        result = executor.submit(function, *args, **kwargs).result()
+    # Only glibc keeps freed memory, and only it has this.
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+    return result
 
 
 def instance_settings(args: Mapping[str, str], task: str) -> Settings:

@@ -68,6 +68,11 @@ class GgufReader(CheckpointReader):
     def _files(self) -> list[npt.NDArray[np.uint8]]:
         return [np.memmap(s.path, mode="r", dtype=np.uint8) for s in self.index.sources]
 
+    @property
+    def files(self) -> set[Path]:
+        """See ``CheckpointReader``."""
+        return {Path(source.path) for source in self.index.sources}
+
     def __contains__(self, name: str) -> bool:
         return self.place(name) is not None
 
