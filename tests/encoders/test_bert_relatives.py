@@ -47,5 +47,7 @@ def test_quantized_weights_give_much_the_same(
     write_trunk(variant, tmp_path)
     vectors, exact = embed(tmp_path, normalize=True, dtype=scheme), embed(tmp_path, normalize=True)
     similarity = torch.nn.functional.cosine_similarity(vectors, exact)
-    assert float(similarity.min()) > (0.99 if scheme == "int8" else 0.95)
+    # Which layers of these sizes a kernel takes in 4 bits differs by machine; one whose 32 random
+    # inputs share a scale costs 0.07 by itself, whatever computes it.
+    assert float(similarity.min()) > (0.99 if scheme == "int8" else 0.9)
     assert not torch.equal(vectors, exact)
