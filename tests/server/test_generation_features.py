@@ -136,6 +136,27 @@ def test_adapters_equal_peft(server: ServerProcess, adapted: tuple[Path, Any]) -
     assert len({tuple(answer) for answer in references}) == 3
 
 
+def test_info_names_the_adapters_that_run(server: ServerProcess) -> None:
+    def info() -> dict[str, Any]:
+        answer = ask(server, "adapted", input_ids=[1], control=json.dumps({"op": "info"}))
+        found: dict[str, Any] = json.loads(answer["control"])
+        return found
+
+    def run(adapter: str) -> None:
+        body = {"max_tokens": 100, "ignore_eos": True, "adapter_id": adapter}
+        ask(server, "adapted", input_ids=[100, 200], **body)
+
+    idle = info()
+    assert (idle["running_adapters"], idle["waiting_adapters"]) == ([], [])
+    assert idle["num_blocks"] * idle["block_size"] >= idle["max_total_tokens"]
+    with ThreadPoolExecutor(2) as pool:
+        held = [pool.submit(run, name) for name in "ba"]
+        seen: set[str] = set()
+        while not all(one.done() for one in held):
+            seen |= set(info()["running_adapters"])
+    assert seen == {"a", "b"}
+
+
 def test_speculation_changes_nothing(server: ServerProcess, embedded_server: ServerProcess) -> None:
     """A text that repeats itself, so that there is something to guess; greedy and sampled."""
     text = "one two three four five, one two three four five, one two three"
