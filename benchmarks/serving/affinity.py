@@ -1,9 +1,9 @@
 """What it brings to send a conversation's turns to the same server: simulated, and with servers.
 
-``python benchmarks/serving/affinity.py --out docs/benchmarks`` writes ``affinity.json`` and
+``python benchmarks/serving/affinity.py --servers 4 --checkpoint FOLDER --out docs/benchmarks`` writes ``affinity.json`` and
 ``affinity.md``. The simulation uses the gateway's own class ``Affinity``; servers are a prefix
 cache and a processor that its requests share. ``--servers 4`` also starts that many real servers
-with the embedded SmolLM2, and a gateway in front of them for each setting.
+with the embedded SmolLM2 (or ``--checkpoint``), and a gateway in front of them for each setting.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def report(found: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]) -> s
     """The page."""
     lines = [
         "# Which server a conversation goes to", "",
-        f"{machine()}", "", "`python benchmarks/serving/affinity.py --out docs/benchmarks`", "",
+        f"{machine()}", "", "`python benchmarks/serving/affinity.py --servers 4 --checkpoint FOLDER --out docs/benchmarks`", "",
         "## Simulated", "",
         f"{NUM_CONVERSATIONS} conversations of {NUM_TURNS} turns with one of {NUM_SYSTEMS} system",
         f"prompts; each server's prefix cache has {NUM_BLOCKS:,} blocks of 16 tokens. Hits are the",
@@ -51,8 +51,8 @@ def report(found: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]) -> s
     ]  # fmt: skip
     if real:
         lines += [
-            "", f"## {real[0]['servers']} servers with SmolLM2-135M-Instruct", "",
-            f"{real[0]['conversations']} conversations of {real[0]['turns']} turns, 4 at a time,",
+            "", f"## {real[0]['servers']} real servers with {real[0]['model']}", "",
+            f"{real[0]['conversations']} conversations of {real[0]['turns']} turns, 12 at a time,",
             "on the same cores; prompt tokens as the servers count them.", "",
             "| `affinity` | prompt tokens | found in a cache | share | requests per server |",
             "|-|-|-|-|-|",
@@ -69,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder of affinity.json and affinity.md")
     parser.add_argument("--servers", type=int, default=0, help="real servers to start")
+    parser.add_argument("--checkpoint", type=Path, help="a generator for the real servers")
     given = parser.parse_args()
     found: list[dict[str, Any]] = []
     for count in (4, 8):
@@ -82,7 +83,7 @@ def main() -> None:
                     "mean": row["mean"] / usual["mean"], "p99": row["p99"] / usual["p99"],
                 }
             )  # fmt: skip
-    real = served(given.servers) if given.servers else []
+    real = served(given.servers, given.checkpoint) if given.servers else []
     text = report(found, real)
     print(text)
     if given.out:

@@ -5,27 +5,31 @@ from __future__ import annotations
 import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from atoll.catalogue import ENTRIES
+from atoll.catalogue import ENTRIES, entry_for, read_model
 from atoll.launcher import ServerOptions, ServerProcess, free_ports
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess
 
-_MODEL = "smollm2-135m-instruct"
-_NUM_CONVERSATIONS, _NUM_TURNS, _AT_ONCE = 16, 4, 4
+_EMBEDDED = "smollm2-135m-instruct"
+# Of the model, whichever it is.
+_MODEL = "generator"
+_NUM_CONVERSATIONS, _NUM_TURNS, _AT_ONCE = 24, 5, 12
 _SYSTEM = "You are a helpful assistant that answers in one word. " * 6
 _QUESTIONS = "Tell me about the number {} and what it has to do with mathematics and history. " * 4
 
 
-def served(num_servers: int) -> list[dict[str, Any]]:
-    """Figures of each setting of ``affinity``."""
+def served(num_servers: int, checkpoint: Path | None) -> list[dict[str, Any]]:
+    """Figures of each setting of ``affinity``. checkpoint: in place of the embedded SmolLM2."""
     found = []
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(ServerProcess(options))
-            for options in (_options() for _ in range(num_servers))
+            for options in (_options(checkpoint) for _ in range(num_servers))
         ]
         for affinity in ("none", "prompt"):
             before = [_counts(server) for server in servers]
@@ -37,6 +41,7 @@ def served(num_servers: int) -> list[dict[str, Any]]:
             )
             found.append(
                 {
+                    "model": _EMBEDDED if checkpoint is None else checkpoint.name,
                     "servers": num_servers, "conversations": _NUM_CONVERSATIONS,
                     "turns": _NUM_TURNS, "affinity": affinity, "hits": sum(hits),
                     "queried": sum(queried), "requests": [int(one) for one in requests],
@@ -45,9 +50,12 @@ def served(num_servers: int) -> list[dict[str, Any]]:
     return found
 
 
-def _options() -> ServerOptions:
-    entries = tuple(entry for entry in ENTRIES if entry.name == _MODEL)
-    return ServerOptions.on_free_ports(entries=entries, watch_interval_s=0.0)
+def _options(checkpoint: Path | None) -> ServerOptions:
+    if checkpoint is None:
+        entry = replace(next(one for one in ENTRIES if one.name == _EMBEDDED), name=_MODEL)
+    else:
+        entry = entry_for(str(checkpoint), read_model(checkpoint), name=_MODEL)
+    return ServerOptions.on_free_ports(entries=(entry,), watch_interval_s=0.0)
 
 
 def _converse(servers: list[ServerProcess], affinity: str) -> None:

@@ -256,7 +256,9 @@ class Server:
         reason = Lost(f"the server {self.address} has not answered for {silent_s:.0f} s")
         for name in self.calls.open_models():
             num_lost = self.calls.lose(name, math.inf, reason)
-            logger.error("model %s: %d requests are given up: %s", name, num_lost, reason)
+            # Afterwards, only the questions that cancel these requests are open.
+            if self.num_outstanding:
+                logger.error("model %s: %d requests are given up: %s", name, num_lost, reason)
 
     async def ask(
         self,
