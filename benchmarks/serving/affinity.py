@@ -1,6 +1,6 @@
 """What it brings to send a conversation's turns to the same server: simulated, and with servers.
 
-``python benchmarks/serving/affinity.py --servers 4 --checkpoint FOLDER --out docs/benchmarks`` writes ``affinity.json`` and
+``python benchmarks/serving/affinity.py --out docs/benchmarks`` writes ``affinity.json`` and
 ``affinity.md``. The simulation uses the gateway's own class ``Affinity``; servers are a prefix
 cache and a processor that its requests share. ``--servers 4`` also starts that many real servers
 with the embedded SmolLM2 (or ``--checkpoint``), and a gateway in front of them for each setting.
@@ -21,6 +21,9 @@ from affinity_served import served
 from affinity_simulation import NUM_BLOCKS, NUM_CONVERSATIONS, NUM_SYSTEMS, NUM_TURNS, simulate
 from harness.measure import machine
 
+_COMMAND = (
+    "python benchmarks/serving/affinity.py --servers 4 --checkpoint FOLDER --out docs/benchmarks"
+)
 _WAYS = {
     "least busy": ("none", 1.25),
     "affinity, load not bounded": ("session", 1e9),
@@ -34,7 +37,7 @@ def report(found: Sequence[dict[str, Any]], real: Sequence[dict[str, Any]]) -> s
     """The page."""
     lines = [
         "# Which server a conversation goes to", "",
-        f"{machine()}", "", "`python benchmarks/serving/affinity.py --servers 4 --checkpoint FOLDER --out docs/benchmarks`", "",
+        f"{machine()}", "", f"`{_COMMAND}`", "",
         "## Simulated", "",
         f"{NUM_CONVERSATIONS} conversations of {NUM_TURNS} turns with one of {NUM_SYSTEMS} system",
         f"prompts; each server's prefix cache has {NUM_BLOCKS:,} blocks of 16 tokens. Hits are the",
