@@ -4,6 +4,7 @@ and models that are not ours."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from collections.abc import Iterator, Mapping
@@ -160,6 +161,9 @@ def test_table_and_log_say_what_each_version_runs(served: Served) -> None:
     assert "models/one/1" in logged and "models/one/2" in logged
     assert "beside, version 2, runs" in logged and "as does every version without" in logged
     assert "named, version 1" not in printed
+    for phase in ("process", "weights", "warm-up"):
+        assert f"starting: one, version 2: {phase}\n" in printed
+    assert re.search(r"^one, version 2: process \d+\.\d s", printed, re.MULTILINE)
 
 
 def test_info_says_which_version_answers(served: Served) -> None:
@@ -210,10 +214,18 @@ def test_only_the_gateway_listens_on_every_network(served: Served) -> None:
 
 
 def test_a_repository_without_any_model_of_ours(tmp_path: Path) -> None:
-    """The gateway was never ready: it waited for a model of Atoll's."""
+    """The gateway was never ready: it waited for a model of Atoll's. All that is printed is JSON,
+    and says how long each phase took."""
     other_models.write(tmp_path / "models")
-    with serving(tmp_path, f"--repository={tmp_path / 'models'}") as server:
+    arguments = (f"--repository={tmp_path / 'models'}", "--log-format=json")
+    with serving(tmp_path, *arguments, ATOLL_LOG_LEVEL="info") as server:
         printed = server.log.read_text()
+        logged = [json.loads(line) for line in printed.splitlines()]
+        assert {one["process"] for one in logged} >= {"launcher", "tritonserver"}
+        (ready,) = (one for one in logged if one.get("event") == "ready")
+        took = {(one["model"], one["phase"]): one["seconds"] for one in ready["phases"]}
+        assert took["", "server"] > 0 and took["echo", "first answer"] >= 0
+        assert sum(took.values()) > 0 and ready["gateway"] == server.url()
         assert "not ours" in printed and "ensemble" in printed
         answer = httpx.post(f"{server.url()}/v2/models/batched/infer", json=_batched(), timeout=60)
         assert answer.json()["outputs"][0]["data"] == [0.5, 1.5, 2.5, 3.5]

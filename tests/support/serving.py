@@ -18,6 +18,8 @@ from atoll.launcher import free_ports
 # Test files share the cores: threads of a server that wait for each other take them from all.
 # tests/server/test_readme.py and test_serve_command.py start servers as users do.
 ONE_THREAD = {"ATOLL_NUM_THREADS": "1"}
+# What is printed once it can be used, as text or as JSON.
+_READY = ("Ctrl-C stops everything", '"event": "ready"')
 ATOLL = Path(sys.executable).with_name("atoll")
 
 
@@ -95,7 +97,7 @@ def serving(
         )
     try:
         deadline = time.monotonic() + within_s
-        while "Ctrl-C stops everything" not in log.read_text():
+        while not any(mark in log.read_text() for mark in _READY):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.1)
         yield Serving(process, log, ports)
