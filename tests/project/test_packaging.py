@@ -23,7 +23,7 @@ def compose() -> dict[str, Any]:
 
 def test_compose_serves_the_repository_with_room_for_shared_memory() -> None:
     services = compose()["services"]
-    assert set(services) == {"atoll", "atoll-gpu", "gateway"}
+    assert set(services) == {"atoll", "atoll-gpu", "gateway", "prometheus", "grafana"}
     for service in (services["atoll"], services["atoll-gpu"]):
         assert service["shm_size"] == "1gb"
         assert "./model_repository:/models:ro" in service["volumes"]
@@ -57,6 +57,30 @@ def test_compose_confines_every_service() -> None:
         assert service["read_only"] and service["tmpfs"] == ["/tmp"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_compose_has_figures_and_a_dashboard_when_asked() -> None:
+    services = compose()["services"]
+    for name in ("prometheus", "grafana"):
+        service = services[name]
+        assert service["profiles"] == ["monitoring"]
+        # Neither asks for a password.
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        files = [volume.split(":")[0] for volume in service["volumes"] if volume[0] == "."]
+        assert files and all((ROOT / file).is_dir() for file in files)
+    (job,) = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())[
+        "scrape_configs"
+    ]
+    (target,) = job["static_configs"][0]["targets"]
+    name, _, port = target.partition(":")
+    assert any(published.endswith(f":{port}") for published in services[name]["ports"])
+    sources = ROOT / "deploy/grafana/provisioning/datasources/prometheus.yaml"
+    (source,) = yaml.safe_load(sources.read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    providers = ROOT / "deploy/grafana/provisioning/dashboards/atoll.yaml"
+    (provider,) = yaml.safe_load(providers.read_text())["providers"]
+    mounted = [volume.split(":")[1] for volume in services["grafana"]["volumes"]]
+    assert provider["options"]["path"] in mounted
 
 
 def test_compose_is_valid_for_docker() -> None:
