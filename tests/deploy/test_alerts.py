@@ -140,21 +140,47 @@ def test_promtool_takes_the_rules_and_each_fires(promtool: str, tmp_path: Path) 
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_promql_of_the_dashboard_and_of_the_chart_is_valid(
-    promtool: str, helm: Helm, tmp_path: Path
-) -> None:
-    """As rules, since this promtool reads no expression by itself."""
+def _queries(helm: Helm) -> list[str]:
+    """Of the chart's ScaledObject: by waiting requests, and by requests."""
     values = ["kind=keda", "waitingRequests=1", "requestsPerSecond=1"]
     flags = [f"--set=autoscaling.{value}" for value in values]
     manifests = helm.render(*flags, "--set=frontGateway.enabled=true")
     (scaler,) = [m for m in manifests if m["kind"] == "ScaledObject"]
-    queries = [trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"]]
-    queries += [text for text in expressions().values() if not text.startswith("label_values")]
+    return [trigger["metadata"]["query"] for trigger in scaler["spec"]["triggers"]]
+
+
+def test_promql_of_the_dashboard_and_of_the_chart_is_valid(
+    promtool: str, helm: Helm, tmp_path: Path
+) -> None:
+    """As rules, since this promtool reads no expression by itself."""
+    shown = [text for text in expressions().values() if not text.startswith("label_values")]
+    queries = [*_queries(helm), *shown]
     rules = [{"record": f"r{number}", "expr": text} for number, text in enumerate(queries)]
     file = tmp_path / "rules.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]}))
     checked = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_the_first_request_wakes_a_pod(promtool: str, helm: Helm, tmp_path: Path) -> None:
+    """A counter that begins at 3 has not increased: by its rate alone, nobody came."""
+    waiting, requests = _queries(helm)
+    series = 'atoll_gateway_requests_total{job="ml/atoll",path="/embed",status="503"}'
+    at = {"3m": 0.0, "6m": 3 / 120, "20m": 0.0, "31m": 0.5}
+    tests = {
+        "interval": "15s",
+        # Nothing for five minutes, three requests at once, then one every two seconds.
+        "input_series": [{"series": series, "values": "_x20 3x80 3+7.5x60"}],
+        "promql_expr_test": [
+            {"expr": requests, "eval_time": time, "exp_samples": [{"labels": "{}", "value": value}]}
+            for time, value in at.items()
+        ]
+        + [{"expr": waiting, "eval_time": "6m", "exp_samples": []}],
+    }
+    file = tmp_path / "tests.yml"
+    file.write_text(yaml.safe_dump({"tests": [tests]}))
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_prometheus_reads_the_configuration_of_compose(promtool: str) -> None:
