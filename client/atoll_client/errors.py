@@ -153,6 +153,16 @@ class Unloaded(NotReady):
     """The server currently accepts no requests for the model; another one may."""
 
 
+class Asleep(NotReady):
+    """The model was unloaded since nobody had asked for it, and can be loaded: ``model``."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"model {model!r} was unloaded while nobody asked for it; it is being loaded"
+        )
+        self.model = model
+
+
 class DeadlineExceeded(AtollError):
     """The answer did not arrive in time. timeout_s: the caller's limit, if that has passed."""
 

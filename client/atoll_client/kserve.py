@@ -91,8 +91,15 @@ def control_request(model: str, is_batched: bool, question: Mapping[str, Any]) -
 
 
 def read_control(response: Message) -> Any:
-    """The answer to a ``control_request``."""
-    return json.loads(outputs(response)["control"][0])
+    """The answer to a ``control_request``.
+
+    Raises:
+        UnsupportedModel: the model has answered something else.
+    """
+    found = outputs(response).get("control")
+    if not found:
+        raise UnsupportedModel(f"model {response.model_name!r} answers no control requests")
+    return json.loads(found[0])
 
 
 def outputs(response: Message) -> dict[str, Any]:

@@ -46,12 +46,10 @@ class Settings:
         "transcribe; read from the model if unset", group="model",
     )  # fmt: skip
     dtype: str = _setting(
-        "default",
-        "default (float32 on CPU; on GPU the checkpoint's, or float16 for float32), auto (the "
-        "fastest the machine has), float32, bfloat16, float16, int8 or int4 weights",
-        group="model",
-        allowed=DTYPES,
-    )
+        "default", "default (float32 on CPU; on GPU the checkpoint's, or float16 for float32), "
+        "auto (the fastest the machine has), float32, bfloat16, float16, int8 or int4 weights",
+        group="model", allowed=DTYPES,
+    )  # fmt: skip
     quantize: str | None = _setting(
         None,
         "int8 or int4: quantize weights at load (TGI's names work too: eetq, bitsandbytes, "
@@ -164,10 +162,8 @@ class Settings:
     )
     prefix_caching: bool = _setting(True, "share KV blocks of equal prefixes", group="generate")
     state_snapshots: int = _setting(
-        16,
-        "states of prefixes kept for reuse, of a model with recurrent layers; 0: such a model "
-        "computes every prompt whole",
-        group="generate", least=0,
+        16, "states of prefixes kept for reuse, of a model with recurrent layers; 0: such a model "
+        "computes every prompt whole", group="generate", least=0,
     )  # fmt: skip
     state_dtype: str = _setting(
         "float32", "float32, bfloat16 or float16: how recurrent layers store their matrices, which "
@@ -182,6 +178,9 @@ class Settings:
     speculate: int = _setting(0, "tokens guessed by n-gram lookup", group="generate", least=0)
     lora_adapters: str | None = _setting(
         None, "name=folder or name=hub id, separated by commas", group="generate"
+    )
+    max_loras: int = _setting(
+        16, "LoRA adapters in memory, also of those loaded at run time", group="generate", least=1
     )
     rope_scaling: str | None = _setting(None, "linear or dynamic", group="generate")
     rope_factor: float | None = _setting(None, "factor of rope_scaling", group="generate", least=1)
@@ -218,6 +217,10 @@ class Settings:
         30.0,
         "seconds within which a grammar must be compiled and a long prompt tokenized",
         group="generate", least=0.01,
+    )  # fmt: skip
+    idle_unload_s: float = _setting(
+        0.0, "seconds without a request until `atoll serve` unloads the model; the next request "
+        "loads it again; 0: never", group="limits", least=0,
     )  # fmt: skip
     max_request_s: float = _setting(
         3600.0,

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from admin_server import Administered, administered
 from serving import ONE_THREAD
 from small_models import STREAM, StartServer
 
@@ -67,6 +68,27 @@ def start_server() -> Iterator[StartServer]:
         yield start
     for server in started:
         assert_gone(server)
+
+
+@pytest.fixture(scope="session")
+def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Administered]:
+    """A server whose models come and go; a test leaves ``count`` loaded."""
+    folder, runtime = tmp_path_factory.mktemp("admin"), tmp_path_factory.mktemp("run")
+    allowed = tmp_path_factory.getbasetemp()
+    with administered(folder, runtime, f"--lora-folder={allowed}") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint."""
+    from tiny.checkpoint import write
+    from tiny.encoders import classifiers, write_text_files
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "tiny-classify"
+    write(classifiers(3)[0], folder)
+    write_text_files(folder)
+    return folder
 
 
 def assert_gone(server: ServerProcess) -> None:

@@ -55,6 +55,9 @@ _EXAMPLES: dict[str, tuple[str, errors.AtollError]] = {
     "unready": ("Not ready, or shutting down", errors.NotReady("no server is ready")),
     "late": ("No answer in time", errors.DeadlineExceeded("Deadline Exceeded")),
 }  # fmt: skip
+_CLOSED = (
+    "Models are not managed here", errors.NotOffered("the server has no admin key"),
+)  # fmt: skip
 # Probes and pages need no key and no model, but can be refused as every request.
 _OF_PUBLIC_ROUTES = ("slow", "large", "unexpected", "unready")
 _SCHEMAS: dict[str, Any] = {
@@ -75,15 +78,19 @@ def error_schemas(dialects: Iterable[str]) -> list[Any]:
     return list(dict.fromkeys(_SCHEMAS[dialect] for dialect in dialects))
 
 
-def errors_by_status(dialects: Iterable[str], is_public: bool) -> dict[str, dict[str, Any]]:
+def errors_by_status(
+    dialects: Iterable[str], is_public: bool, is_admin: bool = False
+) -> dict[str, dict[str, Any]]:
     """Description, headers and examples of a route's errors by status.
 
     dialects: keys of ``DIALECTS``. An example has the name of the interface if there are several.
+    is_public, is_admin: see ``Route``.
     """
     names = [*dialects]
+    examples = {**_EXAMPLES, **({"closed": _CLOSED} if is_admin else {})}
     found: dict[str, dict[str, Any]] = {}
     for dialect in names:
-        for name, (meaning, error) in _EXAMPLES.items():
+        for name, (meaning, error) in examples.items():
             if is_public and name not in _OF_PUBLIC_ROUTES:
                 continue
             code = str(status(dialect, error))

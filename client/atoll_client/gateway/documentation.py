@@ -85,7 +85,9 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
             "operationId": _operation_id(route),
             "responses": {"200": _answer(route, schemas), **_errors(route, schemas, refusals)},
         }
-        if not route.public:
+        if route.admin:
+            operation["security"] = [{"admin": []}]
+        elif not route.public:
             operation["security"] = [{"bearer": []}, {"key": []}, {}]
         parameters = [
             *_path_parameters(route), *_query_parameters(route), *_header_parameters(route),
@@ -113,6 +115,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
             },
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
+                "admin": {"type": "http", "scheme": "bearer"},
                 "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
         },
@@ -181,11 +184,13 @@ def _errors(
     Routes of several interfaces have the errors of each.
     """
     dialects = sorted({route.dialect, *(("openai",) if route.handlers else ())})
-    kind = "_".join([*dialects, *(["public"] if route.public else [])])
+    kind = "_".join(
+        [*dialects, *(["public"] if route.public else []), *(["admin"] if route.admin else [])]
+    )
     found = [_schema(one, schemas, "serialization") for one in error_schemas(dialects)]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
     references = {}
-    for status, one in errors_by_status(dialects, route.public).items():
+    for status, one in errors_by_status(dialects, route.public, route.admin).items():
         refusals[f"{kind}_{status}"] = {
             "description": one["description"],
             "headers": _headers(["x-request-id", *one["headers"]]),

@@ -25,7 +25,8 @@ logger = logging.getLogger("atoll_client.gateway.main")
 # How long sending the last responses may take when the process ends.
 _ANSWER_S = 5
 # A flag for launchers: the gateway ends with the process that started it, which writes a line of
-# JSON if models have crashed: {"lost": [models], "before": time.monotonic()}.
+# JSON if models have crashed: {"lost": [models], "before": time.monotonic()}, or have come, gone or
+# changed: {"changed": [models]}, or sleep: {"asleep": {name: model to load}}.
 _STDIN = "--exit-with-stdin"
 
 
@@ -88,7 +89,11 @@ def _listen(server: uvicorn.Server, gateway: Gateway) -> None:
     """Stops the server at the end of stdin, which comes even if the launcher is killed."""
     for line in sys.stdin.buffer:
         found = json.loads(line)
-        gateway.lose(found["lost"], found["before"])
+        if "lost" in found:
+            gateway.lose(found["lost"], found["before"])
+        if "asleep" in found:
+            gateway.tell_asleep(found["asleep"])
+        gateway.renew(found.get("changed", ()))
     server.should_exit = True
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from atoll_client.gateway import documentation, pages, vertex
 from atoll_client.gateway import shape_routing as shapes
+from atoll_client.gateway.admin import adapters as admin_adapters
+from atoll_client.gateway.admin import routes as admin
+from atoll_client.gateway.admin import schemas as admin_bodies
 from atoll_client.gateway.anthropic import models as anthropic_models
 from atoll_client.gateway.anthropic import routes as anthropic
 from atoll_client.gateway.batches import files
@@ -177,6 +180,29 @@ ROUTES: tuple[Route, ...] = (
           example={"instances": [{"inputs": _TEXT}]}),
     # KServe
     *kserve.ROUTES,
+    # For administrators
+    Route("GET", "/admin/models", admin.models, "tei", "Models of the server, loaded or not",
+          admin=True),
+    Route("POST", "/admin/models/load", admin.load, "tei", "Load a model", admin=True,
+          bodies=(admin_bodies.LoadBody,),
+          example={"model": "BAAI/bge-small-en-v1.5", "settings": {"dtype": "int8"}}),
+    Route("POST", "/admin/models/unload", admin.unload, "tei", "Unload a model", admin=True,
+          bodies=(admin_bodies.UnloadBody,), example={"model": "bge-small-en-v1.5"}),
+    Route("POST", "/admin/models/reload", admin.reload, "tei", "Replace a model by itself",
+          admin=True, bodies=(admin_bodies.ReloadBody,),
+          example={"model": "bge-small-en-v1.5", "settings": {"dtype": "float32"}}),
+    Route("POST", "/admin/adapters/load", admin.load_adapter, "tei", "Load a LoRA adapter",
+          admin=True, bodies=(admin_adapters.LoadAdapterBody,),
+          example={"lora_name": "poet", "lora_path": "/adapters/poet"}),
+    Route("POST", "/admin/adapters/unload", admin.unload_adapter, "tei", "Unload a LoRA adapter",
+          admin=True, bodies=(admin_adapters.UnloadAdapterBody,), example={"lora_name": "poet"}),
+    Route("POST", "/v1/load_lora_adapter", admin_adapters.load, "openai",
+          "Load a LoRA adapter (vLLM)", admin=True,
+          example={"lora_name": "poet", "lora_path": "/adapters/poet"}),
+    Route("POST", "/v1/unload_lora_adapter", admin_adapters.unload, "openai",
+          "Unload a LoRA adapter (vLLM)", admin=True, example={"lora_name": "poet"}),
+    Route("GET", "/admin/logs", admin.logs, "tei", "The server's log", admin=True,
+          query=admin_bodies.LogQuery),
     # The gateway's own
     Route("GET", "/version", tokenization.version, "openai", "The version (vLLM)", public=True),
     Route("GET", "/info", shapes.info, "tei", "What is served", uncounted=True),

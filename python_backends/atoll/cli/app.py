@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from atoll import __version__
+from atoll.cli.admin import load, logs, ps, reload, unload
 from atoll.cli.bench import bench
 from atoll.cli.catalogue import info, list_entries, render
 from atoll.cli.convert import convert
@@ -19,6 +20,7 @@ from atoll.cli.flags import unknown_variables
 from atoll.cli.help import Command, Group
 from atoll.cli.infer import chat, infer
 from atoll.cli.profile import profile
+from atoll.cli.pull import pull
 from atoll.cli.repository import add, remove
 from atoll.cli.serve import serve
 from atoll.cli.warmup import warmup
@@ -39,6 +41,12 @@ app = typer.Typer(
     cls=Group,
 )
 app.command(cls=Command)(serve)
+app.command(cls=Command)(ps)
+app.command(cls=Command)(load)
+app.command(cls=Command)(unload)
+app.command(cls=Command)(reload)
+app.command(cls=Command)(logs)
+app.command(cls=Command)(pull)
 app.command("list", cls=Command)(list_entries)
 app.command(cls=Command)(info)
 app.command(cls=Command)(add)

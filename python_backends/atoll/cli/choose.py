@@ -29,6 +29,9 @@ from atoll.weights.files import local_folder, resolve
 
 # What Triton takes besides folders, as paths: their double slash is gone.
 _REMOTE = ("s3:/", "gs:/", "as:/")
+# Settings that become no parameter of an entry, and those that say which model it is.
+_NO_PARAMETERS = ("revision", "served_model_name")
+_OF_ONE_MODEL = (*_NO_PARAMETERS, "task", "dense_path")
 
 
 @dataclass(frozen=True)
@@ -121,10 +124,26 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
     )
 
 
+def entry_beside(model_id: str, own: Mapping[str, str], shared: Mapping[str, str]) -> Entry:
+    """The entry of a model that joins a running server. own: settings that it was asked for with.
+    shared: those of the server's command line, as far as they are not one model's alone.
+
+    Raises:
+        ConfigError, UnsupportedModel: a setting or a model that cannot be used.
+    """
+    Settings.read({"model_id": model_id, **own}, {})
+    given = {k: v for k, v in shared.items() if k not in _OF_ONE_MODEL}
+    entry = entry_of(model_id, {**given, **own})
+    task_settings.check_parameters(
+        {k: v for k, v in own.items() if k not in _NO_PARAMETERS}, entry.task, entry.name
+    )
+    return entry
+
+
 def _own(settings: Mapping[str, str], task: str) -> dict[str, str]:
     """The parameters for an entry with this task."""
     own = task_settings.fitting(settings, task)
-    for name in ("revision", "served_model_name"):
+    for name in _NO_PARAMETERS:
         own.pop(name, None)
     if own.get("lora_adapters"):
         cache = settings.get("huggingface_hub_cache")

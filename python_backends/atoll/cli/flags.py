@@ -26,6 +26,9 @@ _OTHERS = (
 _PANELS = {
     "What is served": ("model_id", "repository"),
     "The gateway": ("host", "port", "gateway_grpc_port", "api_key", "cors_allow_origin"),
+    "Models at run time": (
+        "admin_key_file", "admin_port", "admin_host", "lora_folder", "allow_runtime_lora",
+    ),
     "Triton's own ports": (
         "triton_host", "http_port", "grpc_port", "metrics_port", "allow_shared_memory",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,17 @@ Repository = Annotated[
 Revision = Annotated[
     str | None, typer.Option(envvar=variables("revision"), help="Branch, tag or commit on the hub.")
 ]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        envvar=variables("served_model_name"),
+        help="Name of the entry; by default made from the model's.",
+    ),
+]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A setting for this entry as NAME=VALUE; may be repeated."),
+]
 ServedName = Annotated[str, typer.Argument(help="Name of a model on the server.")]
 
 URL = "localhost:8001"
@@ -52,6 +64,19 @@ def repository_folder(folder: Path | None) -> Path:
     if target is None:
         raise ConfigError("there is no checkout with a model_repository; name one: --repository")
     return target
+
+
+def read_settings(given: Sequence[str]) -> dict[str, str]:
+    """The settings that ``--set`` gives.
+
+    Raises:
+        ConfigError: one is not NAME=VALUE.
+    """
+    pairs = [text.partition("=") for text in given]
+    for name, sign, _ in pairs:
+        if not sign:
+            raise ConfigError(f"--set {name}: write it as NAME=VALUE")
+    return {name.strip().replace("-", "_"): value for name, _, value in pairs}
 
 
 def connect(url: str, timeout: float, key: str | None = None) -> Client:

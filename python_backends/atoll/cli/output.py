@@ -18,6 +18,7 @@ from atoll.cli.examples import example
 from atoll.cli.tables import print_table
 from atoll.config import Settings
 from atoll.launcher import ServerProcess
+from atoll.launcher.admin.server import AdminServer
 from atoll.launcher.gateway import GatewayProcess
 from atoll.logs import LogOptions
 
@@ -40,7 +41,9 @@ class Output(Protocol):
     def starting(self) -> AbstractContextManager[None]:
         """``with``: a start, whose phases are shown."""
 
-    def ready(self, process: ServerProcess, gateway: GatewayProcess | None) -> None:
+    def ready(
+        self, process: ServerProcess, gateway: GatewayProcess | None, admin: AdminServer
+    ) -> None:
         """What is served, and where."""
 
     def stopped(self) -> None:
@@ -90,7 +93,9 @@ class TextOutput:
         finally:
             self._status, self._is_starting = None, False
 
-    def ready(self, process: ServerProcess, gateway: GatewayProcess | None) -> None:
+    def ready(
+        self, process: ServerProcess, gateway: GatewayProcess | None, admin: AdminServer
+    ) -> None:
         """A table, the addresses and an example request."""
         out, rows, notes = Console(), [], []
         for model in process.models:
@@ -112,6 +117,7 @@ class TextOutput:
             *_times(process),
             *(_gateway_lines(gateway) if gateway is not None else []),
             f"Triton   {process.http_url}, gRPC {process.grpc_url}, metrics {process.metrics_url}",
+            f"admin    {admin.path}: atoll ps, load, unload, reload, logs",
             *(f"\n{example(model, process.http_url)}" for model in process.models),
             "\nCtrl-C stops everything.",
         ]
@@ -147,7 +153,9 @@ class JsonOutput:
         """See ``Output``."""
         yield
 
-    def ready(self, process: ServerProcess, gateway: GatewayProcess | None) -> None:
+    def ready(
+        self, process: ServerProcess, gateway: GatewayProcess | None, admin: AdminServer
+    ) -> None:
         """One object with models, addresses, and the seconds of each phase."""
         facts = {
             "event": "ready",
@@ -156,6 +164,7 @@ class JsonOutput:
             "triton": process.http_url,
             "grpc": process.grpc_url,
             "metrics": process.metrics_url,
+            "admin": str(admin.path),
             "models": [
                 {"model": m.name, "kind": m.kind, "versions": m.versions} for m in process.models
             ],

@@ -13,9 +13,17 @@ from rich.syntax import Syntax
 from atoll.catalogue import read_repository, write_repository
 from atoll.catalogue.render import CONFIG, MODEL, render
 from atoll.cli.choose import entry_of
-from atoll.cli.options import AsJson, Repository, Revision, print_json, repository_folder
+from atoll.cli.options import (
+    AsJson,
+    Name,
+    Repository,
+    Revision,
+    Setting,
+    print_json,
+    read_settings,
+    repository_folder,
+)
 from atoll.config import Settings
-from atoll.environment import variables
 from atoll.errors import ConfigError
 from atoll.models.task_settings import check_parameters
 
@@ -25,24 +33,15 @@ def add(
         str, typer.Argument(help="Name of a catalogue entry, hub id, or folder of a checkpoint.")
     ],
     repository: Repository = None,
-    name: Annotated[
-        str | None,
-        typer.Option(
-            envvar=variables("served_model_name"),
-            help="Name of the entry; by default made from the model's.",
-        ),
-    ] = None,
+    name: Name = None,
     revision: Revision = None,
-    setting: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="A setting for this entry as NAME=VALUE; may be repeated."),
-    ] = None,
+    setting: Setting = None,
     replace: Annotated[bool, typer.Option(help="Overwrite an existing entry.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a model's entry to a repository and show its config."""
     given = {"served_model_name": name, "revision": revision}
-    settings = {**_settings(setting or []), **{k: v for k, v in given.items() if v}}
+    settings = {**read_settings(setting or []), **{k: v for k, v in given.items() if v}}
     Settings.read({"model_id": model, **settings}, {})
     folder = repository_folder(repository)
     entry = entry_of(model, settings)
@@ -78,14 +77,6 @@ def remove(
         print_json({"removed": name, "path": str(target)})
         return
     print(f"removed {target}")
-
-
-def _settings(given: list[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
-    for name, sign, _ in pairs:
-        if not sign:
-            raise ConfigError(f"--set {name}: write it as NAME=VALUE")
-    return {name.strip().replace("-", "_"): value for name, _, value in pairs}
 
 
 def _is_ours(path: PurePath) -> bool:

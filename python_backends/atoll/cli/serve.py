@@ -12,19 +12,22 @@ from typing import Annotated
 
 import typer
 
+from atoll.cli.administration import administration
 from atoll.cli.choose import choose
 from atoll.cli.flags import with_settings
+from atoll.cli.front import LOOPBACK, gateway_of
 from atoll.cli.output import Output, output_of
 from atoll.environment import PREFIX, variables
-from atoll.errors import ConfigError, NotReady
+from atoll.errors import NotReady
 from atoll.launcher import ServerOptions, ServerProcess
-from atoll.launcher.gateway import GatewayOptions, GatewayProcess, batch_folder, missing_packages
-from atoll.launcher.ports import MAX_PORT, check_distinct, check_free
+from atoll.launcher.admin.keys import read_key
+from atoll.launcher.admin.server import AdminServer
+from atoll.launcher.gateway import GatewayProcess, batch_folder
+from atoll.launcher.ports import MAX_PORT, check_distinct
 from atoll.launcher.supervisor import Supervisor
 from atoll.logs import SERVER_WIDE, LogOptions, configure
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 @with_settings
@@ -119,6 +122,34 @@ def serve(
             "only for clients that you trust, on the same machine."
         ),
     ] = False,
+    admin_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file that only you can read, with the key for /admin/ on the gateway and on "
+            "--admin-port. Without it, models are managed from this machine only (`atoll ps`)."
+        ),
+    ] = None,
+    admin_port: Annotated[
+        int,
+        typer.Option(
+            help="A port for `atoll ps`, load, ... of other machines; 0: none.", min=0, max=MAX_PORT
+        ),
+    ] = 0,
+    lora_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder in which those who have the admin key, or whom "
+            "--allow-runtime-lora lets, may name LoRA adapters to load; without it, hub ids only."
+        ),
+    ] = None,
+    allow_runtime_lora: Annotated[
+        bool,
+        typer.Option(
+            help="Whoever may ask the models may load and unload adapters, without the admin key.",
+            envvar=[*variables("allow_runtime_lora"), "VLLM_ALLOW_RUNTIME_LORA_UPDATING"],
+        ),
+    ] = False,
+    admin_host: Annotated[str, typer.Option(help="Where it listens.")] = "127.0.0.1",
     settings: dict[str, str],
 ) -> None:  # fmt: skip
     """Serve models until Ctrl-C. The settings below apply to every model of this server."""
@@ -126,7 +157,8 @@ def serve(
     out = output_of(log)
     triton = {"--http-port": http_port, "--grpc-port": grpc_port, "--metrics-port": metrics_port}
     gateways = {"--port": port, "--gateway-grpc-port": gateway_grpc_port if port else 0}
-    check_distinct({**gateways, **triton})
+    check_distinct({**gateways, **triton, "--admin-port": admin_port})
+    key = None if admin_key_file is None else read_key(admin_key_file)
     own = {name: text for name, text in settings.items() if name not in SERVER_WIDE}
     choice = choose(model_id or [], repository, own)
     for note in choice.notes:
@@ -152,22 +184,31 @@ def serve(
         show=out.triton,
         tell=out.phase,
     )
-    gateway = _gateway(
+    about = {"gateway": f"http://{host}:{port}"} if port else {}
+    admin = administration(
+        process, own, about, out.note, key=key,
+        address=(admin_host, admin_port) if admin_port else None, lora_folder=lora_folder,
+        allows_adapters=allow_runtime_lora,
+    )  # fmt: skip
+    gateway = gateway_of(
         process, host, port,
         {
             "grpc_port": str(gateway_grpc_port), "api_key": api_key,
-            "cors_allow_origin": cors_allow_origin, **batch_folder(port),
+            "cors_allow_origin": cors_allow_origin, "admin_socket": str(admin.path),
+            "allow_runtime_lora": str(int(allow_runtime_lora)), **batch_folder(port),
         },
     )  # fmt: skip
-    if triton_host not in _LOOPBACK:
+    if triton_host not in LOOPBACK:
         out.note(
             f"warning: Triton listens on {triton_host}: its ports {http_port}, {grpc_port} and "
             f"{metrics_port} ask for no key{', also not for --api-key' if api_key else ''}, check "
             "nothing, and can be made to end the server; "
             f"{'the' if gateway else 'a'} gateway's port has the same routes"
         )
+    if gateway is not None:
+        admin.control.on_change, admin.idle.on_asleep = gateway.renew, gateway.sleep
     with _stoppable(process, out):
-        _run(process, gateway, out)
+        _run(process, gateway, admin, out)
 
 
 def _log_options(settings: Mapping[str, str]) -> LogOptions:
@@ -180,52 +221,22 @@ def _log_options(settings: Mapping[str, str]) -> LogOptions:
     return options
 
 
-def _gateway(
-    process: ServerProcess, host: str, port: int, settings: Mapping[str, str]
-) -> GatewayProcess | None:
-    """The server's gateway, not started yet; None if it is turned off.
-
-    Raises:
-        ConfigError: a package is missing, or the port is in use.
-    """
-    if port == 0:
-        if host not in _LOOPBACK:
-            raise ConfigError(
-                f"--host {host} is where the gateway listens, and --port 0 starts none; "
-                "Triton's own ports listen where --triton-host says"
-            )
-        return None
-    missing = missing_packages()
-    if missing:
-        raise ConfigError(
-            f"the gateway needs {', '.join(missing)}: pip install 'atoll-client[gateway]', "
-            "or --port 0 for no gateway"
-        )
-    check_free(host, {"--port": port, "--gateway-grpc-port": int(settings["grpc_port"])})
-    return GatewayProcess(
-        GatewayOptions(
-            server=process.grpc_url,
-            metrics_url=process.metrics_url,
-            host=host,
-            port=port,
-            grace_s=float(process.options.exit_timeout_s),
-            settings=settings,
-        )
-    )
-
-
-def _run(process: ServerProcess, gateway: GatewayProcess | None, out: Output) -> None:
+def _run(
+    process: ServerProcess, gateway: GatewayProcess | None, admin: AdminServer, out: Output
+) -> None:
     try:
         with out.starting():
             process.start()
+            admin.start()
             _wait_ready(process)
             if gateway is not None:
                 gateway.start()
                 gateway.wait_ready()
                 process.on_lost = gateway.lose
-        out.ready(process, gateway)
+        out.ready(process, gateway, admin)
         Supervisor(process, lambda: [gateway.pid] if gateway is not None else [], out.note).run()
     finally:
+        admin.stop()
         if gateway is not None:
             gateway.stop()
         process.stop()

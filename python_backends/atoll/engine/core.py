@@ -80,18 +80,22 @@ class EngineCore:
 
     def add(self, request: Request) -> None:
         """Queues a request."""
-        names = self._runner.adapter_names
         try:
             sequence = RequestState(
                 request, self._runner.key_length(len(request.prompt_ids)),
                 num_groups=len(self._runner.windows),
-                adapter=names.index(request.adapter_id) if request.adapter_id in names else -1,
+                adapter=self._runner.adapter_number(request.adapter_id),
             )  # fmt: skip
-        except Exception as error:  # its grammar
-            request.sink.on_failed(GenerationError(f"{type(error).__name__}: {error}"))
+        except Exception as error:  # its grammar, or its adapter
+            own = error if isinstance(error, ValidationError) else None
+            request.sink.on_failed(own or GenerationError(f"{type(error).__name__}: {error}"))
             return
         self.scheduler.add(sequence)
         self._states[request.request_id] = sequence
+
+    def uses_adapter(self, number: int) -> bool:
+        """Whether a request that runs or waits has this adapter."""
+        return any(state.adapter == number for state in self._states.values())
 
     def finish(self, request: Request, num_output_tokens: int) -> None:
         """Ends a request after ``num_output_tokens``, because its text contains a stop string.

@@ -221,7 +221,8 @@ class RequestState:
         self.draft: list[int] = []
         self.predicts = False
         self.num_accepted_tokens = self.num_rejected_tokens = 0
-        root = request.cache_root
+        # The number, since another adapter may come under the same name.
+        root = request.cache_root if adapter < 0 else (request.cache_root, adapter)
         self.root = root if key_length is None else (root, key_length)
         self.tables = tuple(BlockTable(self.root) for _ in range(num_groups))
         self.cross_table = BlockTable()

@@ -22,8 +22,7 @@ class Runner(Protocol):
     num_state_slots: int
     num_snapshots: int
 
-    @property
-    def adapter_names(self) -> tuple[str, ...]: ...
+    def adapter_number(self, name: str | None) -> int: ...
 
     def key_length(self, num_prompt_tokens: int) -> int | None: ...
 

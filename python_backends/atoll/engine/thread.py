@@ -9,7 +9,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from atoll.engine.core import EngineCore
 from atoll.engine.request import Request
@@ -24,6 +26,8 @@ from atoll.errors import (
 )
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # How often an idle engine wakes up to expire conversations.
 _IDLE_S = 1.0
@@ -60,7 +64,15 @@ class Stop:
     num_output_tokens: int
 
 
-Command = Add | Cancel | Forget | Stop
+@dataclass(frozen=True)
+class Call:
+    """Calls ``work`` with the core, between two steps."""
+
+    work: Callable[[EngineCore], Any]
+    done: Future[Any]
+
+
+Command = Call | Add | Cancel | Forget | Stop
 
 
 class Engine:
@@ -144,6 +156,23 @@ class Engine:
         """Frees what an idle conversation keeps in the cache."""
         self._send(Forget(session_id))
 
+    def call(self, work: Callable[[EngineCore], T]) -> T:
+        """Calls ``work`` on the engine's thread, between two steps; returns what it returns.
+
+        Raises:
+            NotReady: the engine is stopping, or has failed. Whatever ``work`` raises.
+        """
+        with self._wake:
+            if self._stopping:
+                raise self._not_ready()
+        return self.tell(work).result()
+
+    def tell(self, work: Callable[[EngineCore], T]) -> Future[T]:
+        """As ``call``, without waiting."""
+        done: Future[T] = Future()
+        self._send(Call(work, done))
+        return done
+
     def stats(self) -> EngineStats:
         """May be called from any thread; the numbers may come from different steps."""
         return self._core.stats()
@@ -226,6 +255,11 @@ class Engine:
 
     def _run(self, command: Command) -> None:
         match command:
+            case Call(work, done):
+                try:
+                    done.set_result(work(self._core))
+                except Exception as error:
+                    done.set_exception(error)
             case Add(request):
                 self._add(request)
             case Cancel(request_id):

@@ -6,9 +6,10 @@ Readiness says nothing about a model's process: Triton still reports a crashed o
 from __future__ import annotations
 
 import array
+import json
 import math
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any
@@ -121,6 +122,43 @@ class Probe:
         request = pb.RepositoryModelUnloadRequest(model_name=name)
         with _as_not_ready(name):
             self._stub.RepositoryModelUnload(request, timeout=timeout_s, metadata=self._admin)
+
+    def states(self, timeout_s: float = 5.0) -> dict[str, tuple[str, str]]:
+        """What the server says of each entry that it has dealt with: its state, and why.
+
+        Raises:
+            NotReady: it does not answer.
+        """
+        request = pb.RepositoryIndexRequest()
+        with _as_not_ready("any"):
+            index = self._stub.RepositoryIndex(request, timeout=timeout_s, metadata=self._admin)
+        return {m.name: (m.state, m.reason) for m in index.models if m.state}
+
+    def ask(self, model: ServedModel, question: Mapping[str, Any], timeout_s: float = 5.0) -> Any:
+        """The answer of one of our models to a control request (``serving.model_ops``).
+
+        Raises:
+            NotReady: it is not one of ours, does not answer in time, or refuses; says why.
+        """
+        wire = TASK_TENSORS.get(model.task or "")
+        if wire is None:
+            raise NotReady(f"model {model.name!r} answers no control requests")
+        request = _request(model, "", wire)
+        request.parameters["control"].string_param = json.dumps(question)
+        with _as_not_ready(model.name):
+            if wire.decoupled:
+                found = list(self._stub.ModelStreamInfer(iter([request]), timeout=timeout_s))
+                error = next((one.error_message for one in found if one.error_message), None)
+                if error is not None:
+                    raise NotReady(f"model {model.name!r}: {error}")
+                answers = [one.infer_response for one in found]
+            else:
+                answers = [self._stub.ModelInfer(request, timeout=timeout_s)]
+        for answer in answers:
+            for output, raw in zip(answer.outputs, answer.raw_output_contents, strict=True):
+                if output.name == "control":
+                    return json.loads(raw[4:])  # behind the text's length
+        raise NotReady(f"model {model.name!r} gave no answer")
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from atoll.errors import NotReady
 from atoll.weights.embedded import cache_folder
@@ -95,6 +96,7 @@ class GatewayProcess:
     def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.num_restarts = 0
+        self._asleep: Mapping[str, str] = {}
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._keep, name="atoll-gateway", daemon=True)
@@ -127,12 +129,23 @@ class GatewayProcess:
 
     def lose(self, models: Sequence[str]) -> None:
         """Makes the gateway answer what was sent to these models before now with an error."""
-        line = json.dumps({"lost": list(models), "before": time.monotonic()})
+        self._tell({"lost": list(models), "before": time.monotonic()})
+
+    def renew(self, models: Sequence[str]) -> None:
+        """Makes the gateway look at models that have come, gone or changed."""
+        self._tell({"changed": list(models)})
+
+    def sleep(self, models: Mapping[str, str]) -> None:
+        """Tells the gateway which names' models sleep, and which model each stands for."""
+        self._asleep = models
+        self._tell({"asleep": dict(models)})
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
         process = self._process
         if process is not None and process.stdin is not None:
             # A process that has ended has no requests.
             with contextlib.suppress(OSError):
-                process.stdin.write(line.encode() + b"\n")
+                process.stdin.write(json.dumps(message).encode() + b"\n")
                 process.stdin.flush()
 
     def stop(self) -> None:
@@ -166,3 +179,4 @@ class GatewayProcess:
                 return
             self.num_restarts += 1
             self._process = self._launch()
+            self.sleep(self._asleep)

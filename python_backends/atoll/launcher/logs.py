@@ -106,7 +106,7 @@ class LogPump:
             return
         failed = _FAILED.match(_unquoted(match.group(3)))
         if failed:
-            self._failures[failed["name"]] = _reason(failed["reason"])
+            self._failures[failed["name"]] = reason(failed["reason"])
             self._on_failure(failed["name"])
 
 
@@ -120,7 +120,7 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _reason(text: str) -> str:
+def reason(text: str) -> str:
     """The exception's message, without the status code before it and the traceback after it."""
     text = text.split("\n\nAt:\n")[0].strip()
     return re.sub(r"^(Internal|Invalid argument|Unsupported|Unavailable): ", "", text)

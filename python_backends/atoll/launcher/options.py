@@ -20,6 +20,7 @@ class ServerOptions:
     repository: an existing repository.
     host: where HTTP, gRPC and metrics listen.
     names: which of the repository's entries to load; all of them if empty.
+    unloaded: entries that are not loaded, although they would be.
     server: a tritonserver binary, "system" for the one on PATH, or None for the wheel's.
     log_file: where the server's output goes; inside the scratch folder if None.
     startup_timeout_s: time until each model must have answered.
@@ -32,6 +33,7 @@ class ServerOptions:
     entries: tuple[Entry, ...] = ()
     repository: Path | None = None
     names: tuple[str, ...] = ()
+    unloaded: frozenset[str] = frozenset()
     host: str = "127.0.0.1"
     http_port: int = 8000
     grpc_port: int = 8001

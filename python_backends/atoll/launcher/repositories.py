@@ -5,7 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from atoll.catalogue import ServedModel, read_repository, session, write_repository
+from atoll.catalogue import (
+    Entry,
+    Pipeline,
+    ServedModel,
+    read_repository,
+    session,
+    write_repository,
+)
 from atoll.errors import ConfigError
 from atoll.launcher.options import ServerOptions
 from atoll.weights.files import resolve
@@ -21,24 +28,46 @@ def prepare(options: ServerOptions, scratch: Path) -> tuple[list[Path], tuple[Se
         ConfigError: there is no such model, or no model at all, or a pipeline names a model that
             does something else than it needs.
     """
-    found = []
-    if options.entries:
-        sessions = [session(e.name) for e in options.entries if e.task == "generate"]
-        write_repository([*options.entries, *sessions], scratch / "models")
-        found.append(scratch / "models")
+    own = own_repository(scratch)
+    own.mkdir(exist_ok=True)
+    for entry in options.entries:
+        write_entry(entry, own)
+    found = [own]
     if options.repository is not None:
         check_path(str(options.repository.resolve()), "the path of the model repository")
         found.append(options.repository.resolve())
-    there = {model.name: model for folder in found for model in read_repository(folder)}
+    there = entries_in(*found)
     missing = [name for name in options.names if name not in there]
     if missing:
         raise ConfigError(f"there is no model {', '.join(missing)} to serve")
     if not there:
         raise ConfigError("there is no model to serve")
-    for name in options.names or there:
+    chosen = [name for name in options.names or there if name not in options.unloaded]
+    for name in chosen:
         check_path(there[name].folder.name, "the name of an entry's folder")
         there[name].check_links(there)
-    return found, tuple(there[name] for name in options.names or there)
+    return found, tuple(there[name] for name in chosen)
+
+
+def own_repository(scratch: Path) -> Path:
+    """The repository of the entries that the server writes itself: also those that are loaded
+    later, so it is there even if it is empty at first."""
+    return scratch / "models"
+
+
+def write_entry(entry: Entry, repository: Path) -> list[str]:
+    """Writes an entry, and a generator's entry for conversations; returns their names."""
+    written: list[Entry | Pipeline] = [entry]
+    if entry.task == "generate":
+        written.append(session(entry.name))
+    write_repository(written, repository)
+    return [one.name for one in written]
+
+
+def entries_in(own: Path, *others: Path) -> dict[str, ServedModel]:
+    """Every entry, by name. Only the server's own repository may be empty."""
+    folders = [*([own] if any(own.glob("*/config.pbtxt")) else []), *others]
+    return {model.name: model for folder in folders for model in read_repository(folder)}
 
 
 def check_path(path: str, what: str) -> None:

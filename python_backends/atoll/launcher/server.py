@@ -34,6 +34,7 @@ from atoll.launcher.repositories import check_path, fetch, prepare
 from atoll.launcher.startup import Startup
 from atoll.launcher.stubs import EndAbandoned, find_stubs
 from atoll.launcher.watchdog import Watchdog
+from atoll.serving.control_key import CONTROL_KEY
 from atoll.weights.embedded import EMBEDDED
 
 logger = logging.getLogger(__name__)
@@ -48,14 +49,16 @@ class ServerProcess:
     """A server for the duration of a ``with`` block, or from ``start`` to ``stop``.
 
     Everything it needs is in its own scratch folder, which is also its working directory: the stub
-    puts that first on sys.path, so it must never be a folder with Python packages. A second
-    process, the reaper, ends the server if this one dies.
+    puts that first on sys.path, so it must hold no Python packages. A second process, the reaper,
+    ends the server if this one dies.
 
     models, checkpoints (folders by model name and version), startup_s, num_restarts: filled in
         while it starts.
+    probe, watchdog: of the server that runs now; None before.
     on_crash: called with the name of a model whose process has ended; returns true if the server
         is restarted for it, false to have the model loaded again.
     on_lost: called with the names of models whose requests, sent before now, get no answer.
+    on_loaded: called with those of models that have been loaded again.
     show: called with the lines of the server's output that a user should see.
     tell: called with a sentence and its facts when a phase of a start begins, or takes long.
     """
@@ -74,16 +77,17 @@ class ServerProcess:
         self.num_restarts = 0
         self.on_crash: Callable[[str], bool] = lambda name: False
         self.on_lost: Callable[[Sequence[str]], None] = lambda names: None
+        self.on_loaded: Callable[[Sequence[str]], None] = lambda names: None
         self._started = 0.0
         self._num_starts = 0
         self._is_ready = False
         self._show = show or (lambda line: None)
-        self._admin_key = secrets.token_hex(16)
+        self.admin_key = secrets.token_hex(16)
         self._process: subprocess.Popen[str] | None = None
         self._reaper: subprocess.Popen[str] | None = None
         self._log: LogPump | None = None
-        self._probe: Probe | None = None
-        self._watchdog: Watchdog | None = None
+        self.probe: Probe | None = None
+        self.watchdog: Watchdog | None = None
 
     @classmethod
     def embedded(cls, **options: Any) -> ServerProcess:
@@ -121,7 +125,7 @@ class ServerProcess:
     @property
     def admin_headers(self) -> dict[str, str]:
         """Header that grants access to the restricted HTTP APIs; gRPC's name has a prefix."""
-        return {ADMIN_HEADER: self._admin_key}
+        return {ADMIN_HEADER: self.admin_key}
 
     @property
     def pid(self) -> int:
@@ -130,10 +134,14 @@ class ServerProcess:
             raise NotReady("the server is not started")
         return self._process.pid
 
+    def is_running(self) -> bool:
+        """Whether it has been started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     @property
     def num_reloads(self) -> int:
         """How often the watchdog reloaded a crashed model."""
-        return self._watchdog.num_reloads if self._watchdog else 0
+        return self.watchdog.num_reloads if self.watchdog else 0
 
     @property
     def log_path(self) -> Path:
@@ -157,7 +165,7 @@ class ServerProcess:
         self.scratch.mkdir(mode=0o700)
         options = self.options
         installation = find_installation(options.server)
-        own = installation.environment(self.scratch)
+        own = {**installation.environment(self.scratch), CONTROL_KEY: self.admin_key}
         environment = {**os.environ, **options.environment, **own, progress.WANTED: "1"}
         check_libraries(installation, environment)
         ports = ("http_port", "grpc_port", "metrics_port")
@@ -171,15 +179,10 @@ class ServerProcess:
             with self.startup.phase("checkpoint", model.name):
                 self.checkpoints[model.name] = fetch(model)
         arguments = command_line(
-            options,
-            installation,
-            self.id,
-            backends=installation.backends(self.scratch),
-            repositories=repositories,
-            models=[model.name for model in self.models],
-            admin_key=self._admin_key,
-            shm_prefix=self._shm_prefix,
-        )
+            options, installation, self.id, backends=installation.backends(self.scratch),
+            repositories=repositories, models=[model.name for model in self.models],
+            admin_key=self.admin_key, shm_prefix=self._shm_prefix,
+        )  # fmt: skip
         self._process = launch(arguments, self.scratch, environment)
         self._reaper = start_reaper(self.pid, self._grace_s, self._shm_prefix, self.scratch)
         assert self._process.stdout is not None
@@ -195,7 +198,7 @@ class ServerProcess:
         )
         self._num_starts += 1
         self._log.has_begun.wait(_ARGUMENTS_READ_S)
-        hide_argument(self._process.pid, self._admin_key)
+        hide_argument(self._process.pid, self.admin_key)
 
     def wait_ready(self) -> None:
         """Returns once every model has answered a request; then starts the watchdog.
@@ -208,8 +211,8 @@ class ServerProcess:
         timeout_s = self.options.startup_timeout_s
         for number in range(1, _MAX_STARTS + 1):
             assert self._process is not None and self._log is not None
-            header = (f"triton-grpc-protocol-{ADMIN_HEADER}", self._admin_key)
-            probe = self._probe = Probe(self.grpc_url, header)
+            header = (f"triton-grpc-protocol-{ADMIN_HEADER}", self.admin_key)
+            probe = self.probe = Probe(self.grpc_url, header)
             until = self._started + timeout_s
             start = Start(self._process, self._log, probe, self.startup, until)
             with EndAbandoned(self.pid) as ended:
@@ -225,12 +228,12 @@ class ServerProcess:
             self._start_again()
         self._is_ready = True
         self.startup_s = time.monotonic() - self._started
-        self._watchdog = Watchdog(
+        self.watchdog = Watchdog(
             probe, self.models, self.pid, self.options.watch_interval_s,
             timeout_s, lambda name: self.on_crash(name),
-            lambda names: self.on_lost(names),
+            lambda names: self.on_lost(names), lambda names: self.on_loaded(names),
         )  # fmt: skip
-        self._watchdog.start()
+        self.watchdog.start()
 
     @property
     def _has_crashed(self) -> bool:
@@ -240,8 +243,7 @@ class ServerProcess:
 
     def wait(self) -> int:
         """Waits for the server to end by itself; returns its exit status."""
-        if self._process is None:
-            raise NotReady("the server is not started")
+        assert self._process is not None, "it is started"
         return self._process.wait()
 
     def restart(self) -> None:
@@ -253,6 +255,7 @@ class ServerProcess:
         self.num_restarts += 1
         self._start_again()
         self.wait_ready()
+        self.on_loaded([model.name for model in self.models])
 
     def _start_again(self) -> None:
         self.stop()
@@ -266,18 +269,16 @@ class ServerProcess:
 
     def stop(self) -> None:
         """Stops the server and its stubs; removes its shared memory and scratch folder."""
-        if self._watchdog is not None:
-            self._watchdog.stop()
+        if self.watchdog is not None:
+            self.watchdog.stop()
         self.startup.stop()
         process = self._process
-        if self._probe is not None:
+        if self.probe is not None:
             # A server that is still loading has no requests, and cannot react until it has loaded.
-            if self._is_ready and process is not None and process.poll() is None:
-                drain(
-                    self._probe, self.models, find_stubs(process.pid),
-                    self.options.exit_timeout_s, lambda: process.poll() is None,
-                )  # fmt: skip
-            self._probe.close()
+            if self._is_ready and process is not None and self.is_running():
+                stubs, grace_s = find_stubs(process.pid), self.options.exit_timeout_s
+                drain(self.probe, self.models, stubs, grace_s, self.is_running)
+            self.probe.close()
         if process is not None:
             # Without requests, only idle connections or loading models delay it.
             end_with_children(process, _IDLE_GRACE_S)

@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from atoll.catalogue import ServedModel
@@ -35,17 +35,26 @@ _GIVEN_UP = "Stub process"
 _LOOK_S = 0.5
 
 
+class _Watched:
+    """A model that is watched, until ``is_over`` is set."""
+
+    def __init__(self, model: ServedModel) -> None:
+        self.model, self.is_over = model, threading.Event()
+
+
 class Watchdog:
     """One thread looks for processes that have ended, and one per model sends it a canary every
     ``interval_s``, so that a model that does not answer does not delay the others.
 
-    A model that answers late is left alone: it may be busy with other requests.
+    A model that answers late is left alone: it may be busy with other requests. Models come and go
+    (``watch``, ``forget``): one that was unloaded deliberately has not died.
 
     Args:
         server: the server's pid.
         on_crash: called before the reload of a model whose process has ended; returns true if the
             whole server is restarted instead.
         on_lost: called with the names of models whose requests, sent before now, get no answer.
+        on_loaded: called with the names of models that have been loaded again.
     """
 
     def __init__(
@@ -57,34 +66,67 @@ class Watchdog:
         load_timeout_s: float,
         on_crash: Callable[[str], bool] = lambda name: False,
         on_lost: Callable[[Sequence[str]], None] = lambda names: None,
+        on_loaded: Callable[[Sequence[str]], None] = lambda names: None,
     ) -> None:
-        self._probe, self._models, self._server = probe, models, server
+        self._probe, self._server = probe, server
         self._interval_s, self._load_timeout_s = interval_s, load_timeout_s
-        self._on_crash, self._on_lost = on_crash, on_lost
+        self._on_crash, self._on_lost, self._on_loaded = on_crash, on_lost, on_loaded
         self._num_at_start: Counter[str] = Counter()  # processes of each model
         self._num_wanted: Counter[str] = Counter()  # of each model that is loaded
         self._stopped = threading.Event()
         self._lock = threading.Lock()  # one reload at a time
         self._reloaded: dict[str, float] = {}  # when, by time.monotonic()
         self._missing: set[str] = set()  # models whose reload has failed
-        tasks: dict[str, Callable[[], None]] = {"watchdog": self._run}
-        tasks |= {f"canary-{model.name}": partial(self._ask, model) for model in models}
-        self._threads = [
-            threading.Thread(target=task, name=name, daemon=True) for name, task in tasks.items()
-        ]
+        self._watched = {model.name: _Watched(model) for model in models}
+        self._threads: list[threading.Thread] = []
         self.num_reloads = 0
+
+    @property
+    def _models(self) -> list[ServedModel]:
+        return [one.model for one in list(self._watched.values())]
 
     def start(self) -> None:
         """Starts the threads; none if the interval is 0."""
         if self._interval_s > 0:
             self._num_at_start = self._num_running()
             self._num_wanted = Counter(self._num_at_start)
-            for thread in self._threads:
-                thread.start()
+            self._begin("watchdog", self._run)
+            for one in self._watched.values():
+                self._begin_asking(one)
+
+    def watch(self, model: ServedModel, before: Collection[Stub] = ()) -> None:
+        """Watches a model, which has answered, from now on; ``before``: processes that are not its
+        own, such as those that finish the requests of the one it has replaced."""
+        self.forget(model.name)
+        with self._lock:
+            one = self._watched[model.name] = _Watched(model)
+            own = [s for s in self._running() if s.model == model.name and s not in before]
+            self._num_at_start[model.name] = self._num_wanted[model.name] = len(own)
+            if self._interval_s > 0:
+                self._begin_asking(one)
+
+    def forget(self, name: str) -> None:
+        """Watches a model no more, which is going to be unloaded. Waits for reloads."""
+        with self._lock:
+            one = self._watched.pop(name, None)
+            if one is not None:
+                one.is_over.set()
+            self._missing.discard(name)
+
+    def _begin_asking(self, one: _Watched) -> None:
+        self._begin(f"canary-{one.model.name}", partial(self._ask, one))
+
+    def _begin(self, name: str, task: Callable[[], None]) -> None:
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        thread = threading.Thread(target=task, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def stop(self) -> None:
         """Ends the threads; one with a request in flight ends after it."""
         self._stopped.set()
+        for one in list(self._watched.values()):
+            one.is_over.set()
         deadline = time.monotonic() + 5.0
         for thread in self._threads:
             if thread.is_alive() and threading.current_thread() is not thread:
@@ -99,8 +141,9 @@ class Watchdog:
 
     def _check_process(self, model: ServedModel) -> None:
         with self._lock:
-            # Once more: a reload may have replaced those that ended.
-            if self._num_running()[model.name] < self._num_wanted[model.name]:
+            # Once more: a reload may have replaced those that ended, or the model was unloaded.
+            is_watched = model.name in self._watched
+            if is_watched and self._num_running()[model.name] < self._num_wanted[model.name]:
                 self._bring_back(model, f"model {model.name!r}: its process has ended", True)
 
     def _num_running(self) -> Counter[str]:
@@ -109,9 +152,9 @@ class Watchdog:
     def _running(self) -> list[Stub]:
         return [stub for stub in find_stubs(self._server) if stub.is_running()]
 
-    def _ask(self, model: ServedModel) -> None:
-        while not self._stopped.wait(self._interval_s):
-            self._check(model)
+    def _ask(self, one: _Watched) -> None:
+        while not one.is_over.wait(self._interval_s):
+            self._check(one.model)
 
     def _check(self, model: ServedModel) -> None:
         asked_at = time.monotonic()
@@ -131,7 +174,7 @@ class Watchdog:
 
     def _bring_back(self, model: ServedModel, reason: str, has_lost: bool) -> None:
         """Call with the lock held. has_lost: the process's requests will never be answered."""
-        if self._stopped.is_set():
+        if self._stopped.is_set() or model.name not in self._watched:
             return
         if has_lost and self._on_crash(model.name):
             self._stopped.set()
@@ -146,6 +189,7 @@ class Watchdog:
             self.num_reloads += 1
             seconds = time.monotonic() - started
             logger.warning("%s back after %.1f s", _are(loaded), seconds)
+            self._on_loaded(loaded)
 
     def _waiting_for(self, model: ServedModel) -> list[ServedModel]:
         """Models that call it, directly or through another one."""

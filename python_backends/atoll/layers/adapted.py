@@ -30,18 +30,58 @@ _Active = tuple[Delta, Tensor | None]
 class AdapterSlots:
     """The adapters of a model, and which tokens of the current batch use which.
 
-    rows: by adapter, the token rows that use it; None for all rows. Set before every forward pass.
+    Adapters have numbers, by which steps name them, and keys, by which layers hold what they add. A
+    number is never used again, and neither is a key while anything of the adapter is left: one that
+    was replaced under its name goes on for the requests that have begun with it.
+
+    keys: by number. rows: by key, the token rows that use the adapter; None for all rows. Set
+    before every forward pass.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names = tuple(names)
+    def __init__(self, names: Sequence[str] = ()) -> None:
+        self.keys: list[str] = []
         self.rows: dict[str, Tensor | None] = {}
+        self._numbers: dict[str, int] = {}
+        for name in names:
+            self.add(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that requests may ask for."""
+        return tuple(self._numbers)
+
+    def add(self, name: str) -> str:
+        """A new adapter, in place of one of the same name; returns its key."""
+        number = len(self.keys)
+        self.keys.append(name if name not in self.keys else f"{name}#{number}")
+        # As a whole: other threads read it.
+        self._numbers = {**self._numbers, name: number}
+        return self.keys[number]
+
+    def remove(self, name: str) -> int:
+        """Requests may no longer ask for it; returns its number."""
+        number = self._numbers[name]
+        self._numbers = {k: v for k, v in self._numbers.items() if k != name}
+        return number
+
+    def number(self, name: str | None) -> int:
+        """-1: no adapter is asked for.
+
+        Raises:
+            ValidationError: there is no such adapter, since it was unloaded after ``check``.
+        """
+        if name is None:
+            return -1
+        if name not in self._numbers:
+            raise ValidationError(f"adapter {name!r} has just been unloaded")
+        return self._numbers[name]
 
     def check(self, adapter_id: str | None) -> None:
         """Raises ValidationError: no such adapter; names those that are."""
-        if adapter_id is not None and adapter_id not in self.names:
-            known = ", ".join(self.names) or "none are loaded"
-            raise ValidationError(f"adapter_id is {adapter_id!r}; known: {known}")
+        if adapter_id is not None and adapter_id not in self._numbers:
+            known = ", ".join(self.names)
+            has = f"known: {known}" if known else "no adapters are loaded"
+            raise ValidationError(f"adapter_id is {adapter_id!r}; {has}")
 
     def assign(
         self, adapters: Sequence[str | None], counts: Sequence[int], device: torch.device

@@ -10,6 +10,7 @@ from typing import cast
 from torch import nn
 
 from atoll.config import Settings
+from atoll.errors import ConfigError
 from atoll.layers.adapted import AdapterSlots
 from atoll.models.families import DECODERS
 from atoll.models.load_options import load_options, prepare_process, rescaled
@@ -57,6 +58,10 @@ def _adapters(settings: Settings) -> dict[str, Path]:
     """The adapters' folders; each is checked as far as possible before the model, which is slow to
     load."""
     folders = adapter_folders(settings.lora_adapters, settings.huggingface_hub_cache)
+    if len(folders) > settings.max_loras:
+        raise ConfigError(
+            f"lora_adapters names {len(folders)} adapters; max_loras is {settings.max_loras}"
+        )
     for folder in folders.values():
         LoraConfig.read(folder)
     return folders

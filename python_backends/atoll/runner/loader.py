@@ -17,6 +17,7 @@ from atoll.models.detected import Detected
 from atoll.models.load_options import device_of
 from atoll.models.search_keys import SearchKeys
 from atoll.runner.decode_graphs import refusal
+from atoll.runner.live_adapters import LiveAdapters
 from atoll.runner.load_model import load_model
 from atoll.runner.memory import alone_on, cache_size, longest_request
 from atoll.runner.model_runner import ModelRunner
@@ -36,7 +37,8 @@ class LoadedRunner:
 
     max_cached_tokens: most tokens of a request, whatever its split into prompt and answer.
     rules: for an answer's tokens, by the files. forced_bos_token_id: what an encoder-decoder's
-    answers begin with. search: for answers, by the files. facts: shown to users.
+    answers begin with. search: for answers, by the files. adapters: that come and go. facts: shown
+    to users.
     """
 
     runner: ModelRunner
@@ -44,6 +46,7 @@ class LoadedRunner:
     rules: AnswerRules
     forced_bos_token_id: int | None
     search: SearchKeys | None
+    adapters: LiveAdapters
     facts: Mapping[str, Any]
 
 
@@ -115,12 +118,12 @@ def _load(settings: Settings, folder: Path, detected: Detected, team: Team | Non
         "max_batch_total_tokens": capacity,
         "num_blocks": size.num_blocks,
         "block_size": settings.block_size,
-        "adapters": list(runner.adapter_names),
         **_state_facts(size.states),
     }
     rules = detected.rules.within(config.vocab_size)
+    adapters = LiveAdapters(runner, loaded.checkpoint, options.dtype, settings.max_loras, num_ranks)
     return LoadedRunner(
-        runner, capacity, rules, detected.forced_bos_token_id, detected.search, facts
+        runner, capacity, rules, detected.forced_bos_token_id, detected.search, adapters, facts
     )
 
 

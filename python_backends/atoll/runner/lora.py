@@ -48,39 +48,84 @@ def attach_adapters(
     Raises:
         ConfigError, WeightError: an adapter that does not fit; names the layer and the reason.
     """
-    slots, reader = AdapterSlots(list(adapters)), open_checkpoint(folder)
-    table, prefix = layout(reader, tables)
-    layers = {
-        n: m
-        for n, m in model.named_modules()
-        if isinstance(m, Linear) and m.is_adaptable and table.find(n)
-    }
-    groups = {
-        n: LayerTensors(reader, prefix, source, model.config, n)
-        for n in layers
-        if (source := table.find(n)) is not None
-    }
-    known = {full for group in groups.values() for full in group.full_names()}
-    wrapped: dict[str, AdaptedLinear] = {}
+    slots, places = AdapterSlots(), AdapterPlaces.of(model, tables, folder)
     for name, path in adapters.items():
-        adapter = _Adapter(
-            path, lambda full: _as_in_file(full, known, table.prefixes, prefix), known
-        )
-        for target, layer in layers.items():
-            delta = adapter.delta(groups[target], layer)
-            if delta is not None:
-                if target not in wrapped:
-                    wrapped[target] = _wrap(model, target, layer, slots)
-                device = layer.device
-                wrapped[target].deltas[name] = Delta(
-                    delta.a.to(device, dtype), delta.b.to(device, dtype)
-                )
-        adapter.check_all_used()
-        logger.info("adapter %r: %d layers, from %s", name, adapter.num_layers, path)
+        places.install(model, slots, slots.add(name), places.read(path, dtype))
+        logger.info("adapter %r from %s", name, path)
     return slots
 
 
-def _as_in_file(name: str, known: set[str], prefixes: Sequence[str], prefix: str) -> str:
+Deltas = Mapping[str, Delta]
+
+
+@dataclass(frozen=True)
+class AdapterPlaces:
+    """Where adapters can be added to a model. layers: the linear layers of the model by name.
+    groups: where their weights are in the checkpoint. names: of the checkpoint's layers."""
+
+    layers: Mapping[str, Linear]
+    groups: Mapping[str, LayerTensors]
+    names: frozenset[str]
+    prefixes: Sequence[str]
+    prefix: str
+
+    @classmethod
+    def of(
+        cls, model: nn.Module, tables: WeightMap | Sequence[WeightMap], folder: Path
+    ) -> AdapterPlaces:
+        """Of a model, some of whose layers may have adapters already; see ``attach_adapters``."""
+        reader = open_checkpoint(folder)
+        table, prefix = layout(reader, tables)
+        every = (
+            (n, m.base if isinstance(m, AdaptedLinear) else m) for n, m in model.named_modules()
+        )
+        layers = {
+            n: m for n, m in every if isinstance(m, Linear) and m.is_adaptable and table.find(n)
+        }
+        groups = {
+            n: LayerTensors(reader, prefix, source, model.config, n)
+            for n in layers
+            if (source := table.find(n)) is not None
+        }
+        names = frozenset(full for group in groups.values() for full in group.full_names())
+        return cls(layers, groups, names, table.prefixes, prefix)
+
+    def read(self, path: Path, dtype: torch.dtype) -> Deltas:
+        """What an adapter adds to each layer that it changes.
+
+        Raises:
+            ConfigError, WeightError: it does not fit; names the layer and the reason.
+        """
+        adapter = _Adapter(
+            path, lambda full: _as_in_file(full, self.names, self.prefixes, self.prefix), self.names
+        )
+        found = {}
+        for target, layer in self.layers.items():
+            delta = adapter.delta(self.groups[target], layer)
+            if delta is not None:
+                found[target] = Delta(
+                    delta.a.to(layer.device, dtype), delta.b.to(layer.device, dtype)
+                )
+        adapter.check_all_used()
+        return found
+
+    def install(self, model: nn.Module, slots: AdapterSlots, key: str, deltas: Deltas) -> None:
+        """Adds an adapter to the layers; not during a forward pass."""
+        for target, delta in deltas.items():
+            module = model.get_submodule(target)
+            if not isinstance(module, AdaptedLinear):
+                module = _wrap(model, target, self.layers[target], slots)
+            module.deltas[key] = delta
+
+
+def release(model: nn.Module, key: str) -> None:
+    """Frees what an adapter adds; not during a forward pass."""
+    for module in model.modules():
+        if isinstance(module, AdaptedLinear):
+            module.deltas.pop(key, None)
+
+
+def _as_in_file(name: str, known: frozenset[str], prefixes: Sequence[str], prefix: str) -> str:
     """A layer's name with the checkpoint's prefix.
 
     Adapters use the names of transformers' models; BLOOM and OPT files on the hub shorter ones.
@@ -123,7 +168,6 @@ class _Adapter:
                 f"{folder}: {missing[0]}.lora_A.weight and lora_B.weight are missing; "
                 "adapter_config.json has that layer among its target_modules"
             )
-        self.num_layers = len(self._pairs)
         self._unused = set(self._pairs)
 
     def _matrix(self, reader: CheckpointReader, key: str) -> Tensor:

@@ -88,6 +88,10 @@ class ModelRunner:
         """LoRA adapters; a step refers to them by index."""
         return () if self.adapters is None else self.adapters.names
 
+    def adapter_number(self, name: str | None) -> int:
+        """See ``AdapterSlots.number``."""
+        return (self.adapters or AdapterSlots()).number(name)
+
     def key_length(self, num_prompt_tokens: int) -> int | None:
         """See ``layers.rotary.RopeSpec.key_length``."""
         rope = getattr(getattr(self.model, "config", None), "rope", None)
@@ -187,6 +191,6 @@ class ModelRunner:
 
     def _assign_adapters(self, numbers: Words, cu_seqlens: Words) -> None:
         if self.adapters is not None:
-            names = self.adapters.names
-            chosen = [None if i < 0 else names[i] for i in numbers.tolist()]
+            keys = self.adapters.keys
+            chosen = [None if i < 0 else keys[i] for i in numbers.tolist()]
             self.adapters.assign(chosen, np.diff(cu_seqlens).tolist(), self.device)

@@ -14,7 +14,7 @@ from atoll.engine.limits import EngineLimits
 from atoll.engine.speculation import NgramDraft
 from atoll.engine.thread import Engine
 from atoll.errors import ConfigError
-from atoll.layers.adapted import AdapterSlots
+from atoll.runner.live_adapters import LiveAdapters
 from atoll.runner.loader import LoadedRunner, load_runner
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class LoadedEngine:
 
     engine: Engine
     limits: EngineLimits
-    adapters: AdapterSlots | None
+    adapters: LiveAdapters
     config: Any
     facts: Mapping[str, Any]
 
@@ -79,7 +79,7 @@ def load_engine(
         "max_beams": limits.max_beams,
         "search": dict(limits.search),
     }
-    return LoadedEngine(engine, limits, runner.adapters, runner.model.config, facts)
+    return LoadedEngine(engine, limits, loaded.adapters, runner.model.config, facts)
 
 
 def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:

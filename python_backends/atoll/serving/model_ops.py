@@ -14,6 +14,10 @@ use them instead of reading the checkpoint.
     cancel    request_id                 -> true if a request with this id is being answered: it
                                             ends with an error. Safer than cancelling the gRPC call,
                                             which crashes some Triton servers
+    load_adapter    name, folder, load_inplace, key -> null: a generator has one more LoRA adapter
+    unload_adapter  name, key                       -> null: one less; requests that have begun end
+
+The last two need a key, which only the launcher has (``adapter_ops``).
 
 start and stop count characters; both are null for tokens that are not in the input.
 """
@@ -24,6 +28,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from atoll import __version__, json_text
@@ -52,6 +57,10 @@ _PIECE = 1000
 Fail = Callable[[ResponseSender, BaseException], None]
 
 
+# By ``op``: what only an administrator may do. Each may take long, and checks the question's key.
+Changes = Mapping[str, Callable[[Mapping[str, Any]], Any]]
+
+
 class _Question:
     """A control request in the preparation pool."""
 
@@ -75,7 +84,8 @@ class ModelOps:
     pool: for long requests. fail: answers with an error. facts: those that only the model knows
     (task, dtype, max_input_tokens, labels, ...), as JSON values. is_batched: whether the entry's
     tensors have a batch axis. cancel: ends a request by its id. forget: ends a conversation, if the
-    model keeps any. compile_regex: of a generator, raises ValidationError.
+    model keeps any. compile_regex: of a generator, raises ValidationError. changes: if there is
+    anything that an administrator may change.
 
     current: facts that change, which are part of ``info``.
     """
@@ -93,6 +103,7 @@ class ModelOps:
         cancel: Callable[[str], bool],
         forget: Callable[[str], None] | None = None,
         compile_regex: Callable[[str], object] | None = None,
+        changes: Changes = MappingProxyType({}),
     ) -> None:
         self._tokenizer, self._chat, self._is_batched = tokenizer, chat, is_batched
         self._pool, self._fail = pool, fail
@@ -127,6 +138,8 @@ class ModelOps:
             self._operations["forget"] = lambda question: forget(str(question.get("session_id")))
         if compile_regex is not None:
             self._operations["regex"] = partial(_checked, compile_regex)
+        self._slow = changes
+        self._operations |= self._slow
 
     def answer(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
         """Whether it is a control request, which is then answered here or in the pool."""
@@ -135,7 +148,7 @@ class ModelOps:
             return False
         reply = partial(self._reply, question, sender)
         try:
-            if len(str(question)) <= _INLINE_CHARACTERS:
+            if len(str(question)) <= _INLINE_CHARACTERS and not self._is_slow(question):
                 self._pool.check_open()
                 reply()
             else:
@@ -143,6 +156,9 @@ class ModelOps:
         except Exception as error:
             self._fail(sender, error)
         return True
+
+    def _is_slow(self, question: Any) -> bool:
+        return any(f'"{name}"' in str(question) for name in self._slow)
 
     def _reply(self, question: Any, sender: ResponseSender) -> None:
         sender.send(self._outputs(question), FINAL)

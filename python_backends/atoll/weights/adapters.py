@@ -11,6 +11,7 @@ from pathlib import Path
 
 from atoll.errors import ConfigError
 from atoll.weights.files import absolute, reachable
+from atoll.weights.progress import download_bar
 
 _CONFIG = "adapter_config.json"
 _FILES = (_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
@@ -41,7 +42,7 @@ def adapter_folders(setting: str | None, cache: str | Path | None = None) -> dic
     Raises:
         ConfigError: an adapter that is not there; says where it was looked for.
     """
-    return {name: _folder(source, cache) for name, source in parse_adapters(setting).items()}
+    return {name: adapter_folder(source, cache) for name, source in parse_adapters(setting).items()}
 
 
 def with_absolute_folders(setting: str, cache: str | Path | None = None) -> str:
@@ -53,19 +54,25 @@ def with_absolute_folders(setting: str, cache: str | Path | None = None) -> str:
     folders = adapter_folders(setting, cache)
     sources = parse_adapters(setting)
     kept = (
-        f"{name}={folders[name] if _is_local(source) else source}"
+        f"{name}={folders[name] if is_local(source) else source}"
         for name, source in sources.items()
     )
     return ",".join(kept)
 
 
-def _is_local(source: str) -> bool:
+def is_local(source: str) -> bool:
+    """Whether a source is meant as a folder, and not as a hub id."""
     path = Path(source).expanduser()
     return path.exists() or source.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(source)
 
 
-def _folder(source: str, cache: str | Path | None) -> Path:
-    if not _is_local(source):
+def adapter_folder(source: str, cache: str | Path | None = None) -> Path:
+    """The folder of one adapter; downloaded if need be.
+
+    Raises:
+        ConfigError: it is not there; says where it was looked for.
+    """
+    if not is_local(source):
         return _of_hub(source, cache)
     folder = absolute(reachable(source))
     if not (folder / _CONFIG).is_file():
@@ -83,7 +90,7 @@ def _of_hub(repository: str, cache: str | Path | None) -> Path:
             raise hub.OfflineModeIsEnabled("HF_HUB_OFFLINE is set")
         folder = snapshot_download(
             repository, cache_dir=cache, token=os.environ.get("HF_TOKEN") or None,
-            allow_patterns=list(_FILES), etag_timeout=20.0,
+            allow_patterns=list(_FILES), etag_timeout=20.0, tqdm_class=download_bar(),
         )  # fmt: skip
     except Exception as error:
         kept = try_to_load_from_cache(repository, _CONFIG, cache_dir=cache)

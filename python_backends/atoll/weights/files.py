@@ -16,6 +16,7 @@ from atoll.weights.embedded import EMBEDDED, converted_folder, embedded_folder
 from atoll.weights.gguf.sources import hub_file, models
 from atoll.weights.hub import Unreachable, earlier_gguf, file_names, gguf_file, hub_errors
 from atoll.weights.modules import Module, read_modules, transformer_folder
+from atoll.weights.progress import download_bar
 
 # Files of a model's folder, then those of sentence-transformers' other modules (1_Pooling, ...).
 _SMALL_FILES = (
@@ -208,8 +209,9 @@ def _download(
                 modules = read_modules(Path(file).parent)
             names = wanted_files(names, with_weights, modules)
             folder = snapshot_download(
-                model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names
-            )
+                model_id, revision=revision, cache_dir=cache, token=token, allow_patterns=names,
+                tqdm_class=download_bar(),
+            )  # fmt: skip
     except Unreachable as error:
         earlier = _earlier_download(model_id, revision, cache, with_weights)
         if earlier is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from atoll.errors import ConfigError
 from atoll.weights.gguf.sources import HubFile, chosen, together
+from atoll.weights.progress import download_bar
 
 _TIMEOUT_S = 20.0
 
@@ -80,7 +81,7 @@ def gguf_file(file: HubFile, revision: str | None, cache: str | Path | None) -> 
             first = chosen(names, wanted, f"model {repository!r}")
             folder = snapshot_download(
                 repository, revision=revision, cache_dir=cache, token=token,
-                allow_patterns=together(first, names),
+                allow_patterns=together(first, names), tqdm_class=download_bar(),
             )  # fmt: skip
     except Unreachable as error:
         earlier = earlier_gguf(file, revision, cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -73,6 +73,16 @@ class Gateway(Starlette):
         """
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.context.pool.lose, models, sent_before)
+
+    def tell_asleep(self, models: Mapping[str, str]) -> None:
+        """These names' models sleep now, and no others; each with the model that has to be loaded.
+        Any thread may call."""
+        self.context.pool.asleep = models
+
+    def renew(self, models: Iterable[str]) -> None:
+        """Looks at once at models that have come, gone or changed. Any thread may call."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self.context.pool.renew, models)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:

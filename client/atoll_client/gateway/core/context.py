@@ -17,6 +17,7 @@ from atoll_client.gateway.core.pool import Pool
 from atoll_client.gateway.core.request_log import RequestLog
 from atoll_client.gateway.core.route import Route
 from atoll_client.gateway.core.settings import GatewaySettings, listed
+from atoll_client.gateway.core.sleepers import Sleepers
 from atoll_client.gateway.core.tracing import Tracer
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.kserve.upstream import Upstream
@@ -35,6 +36,7 @@ class Context:
     settings: GatewaySettings
     routes: tuple[Route, ...]
     pool: Pool
+    sleepers: Sleepers
     upstream: Upstream
     models: Models
     admission: Admission
@@ -56,6 +58,7 @@ class Context:
             settings,
             routes,
             pool,
+            Sleepers(pool, settings.admin_socket, settings.load_wait_s),
             Upstream(pool, settings.health_interval_s),
             models,
             Admission(settings, models),
@@ -71,8 +74,15 @@ class Context:
         )
 
     def find(self, request: Request, named: str | None, kinds: Sequence[str]) -> ModelInfo:
-        """The model of a request by path, ``model`` field or task. Raises as ``Models.find``."""
+        """The model of a request by path, ``model`` field or task.
+
+        Raises:
+            Asleep: it has to be loaded first. As ``Models.find``.
+        """
+        for name in (request.model, named):
+            self.pool.check_awake(name)
         model = self.models.find((request.model, named), kinds)
+        self.pool.check_awake(model.name)
         request.labels["model"] = model.name
         return model
 

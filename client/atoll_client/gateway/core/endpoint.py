@@ -8,7 +8,7 @@ import logging
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from atoll_client.errors import AtollError
+from atoll_client.errors import Asleep, AtollError
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.error_formats import as_ours
 from atoll_client.gateway.core.route import Route
@@ -26,7 +26,7 @@ class Endpoint:
     def __init__(self, route: Route, context: Context) -> None:
         self._route, self._context = route, context
         # Probes and metrics have to work when the gateway is full, too.
-        self._count = 0 if route.public or route.uncounted else 1
+        self._count = 0 if route.public or route.admin or route.uncounted else 1
         self._body = route.body
         self._limit = route.body_limit(context.settings)
 
@@ -38,7 +38,7 @@ class Endpoint:
         """
         request, route = Request.of(scope), self._route
         request.route, request.dialect, request.is_public = route.path, route.dialect, route.public
-        if not route.public:
+        if not (route.public or route.admin):
             self._context.keys.check(request.headers)
         try:
             await self._answer(request, receive, send)
@@ -63,5 +63,9 @@ class Endpoint:
                 await request.read(self._limit, hold)
                 watch.begin()
             body = None if self._body is None else read(request, context, self._body)
-            response = await self._route.handler(request, context, body)
+            try:
+                response = await self._route.handler(request, context, body)
+            except Asleep as error:
+                await context.sleepers.wake(error.model)
+                response = await self._route.handler(request, context, body)
             await response(request.scope, receive, watch.send)

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
-from atoll_client.errors import AtollError, MalformedRequest, TooLarge
+from atoll_client.errors import Asleep, AtollError, MalformedRequest, TooLarge
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.sse import ending
 from atoll_client.gateway.core.web import Request
@@ -89,6 +89,8 @@ async def answered(
             request.labels["error"] = error.error_type
             await call.abort(code(error), str(error))
         except AtollError as error:
+            if isinstance(error, Asleep):
+                context.sleepers.begin(error.model)
             status = error.http_status
             request.labels["error"] = error.error_type
             await call.abort(code(error), str(error))

@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from atoll_client import kserve
 from atoll_client.discovery import Found
-from atoll_client.errors import NotFound, NotReady
+from atoll_client.errors import Asleep, NotFound, NotReady
 from atoll_client.gateway.core.affinity import Affinity, Origin
 from atoll_client.gateway.core.attempts import Attempts
 from atoll_client.gateway.core.names import Name, Resolve, look_up
@@ -54,6 +54,8 @@ class Pool:
         self._counters = counters
         self.attempts = Attempts(settings.retry_budget, settings.request_timeout_s, counters)
         self.affinity = Affinity(settings.affinity, settings.affinity_max_load)
+        # Names of models that sleep (``sleepers``), and which model has to be loaded for each.
+        self.asleep: Mapping[str, str] = {}
         self._seen: list[Mapping[str, Found]] = []
         self._models: Mapping[str, ModelInfo] = {}
 
@@ -88,7 +90,11 @@ class Pool:
         found = (target for name in self._names for target in name.targets(self._answers))
         wanted = dict.fromkeys(found)
         silence_s = self._settings.server_silence_s
-        new = {address: Server(address, silence_s) for address in wanted if address not in known}
+        new = {
+            address: Server(address, silence_s, lambda: self.asleep.keys())
+            for address in wanted
+            if address not in known
+        }
         known |= new
         self.servers = [known[address] for address in wanted]
         self.leaving = [server for name, server in known.items() if name not in wanted]
@@ -103,6 +109,18 @@ class Pool:
         for server in (*self.servers, *self.leaving):
             for name in models:
                 server.lose(name, sent_before)
+
+    def renew(self, models: Iterable[str]) -> None:
+        """Asks again what these models are, since they have come, gone or changed."""
+        names = frozenset(models)
+        for server in self.servers:
+            server.stale |= names
+        self._spawn(self.refresh())
+
+    def check_awake(self, model: str | None) -> None:
+        """Raises Asleep: the model has to be loaded first."""
+        if model is not None and model in self.asleep:
+            raise Asleep(self.asleep[model])
 
     async def refresh(self) -> None:
         """Checks every server now."""

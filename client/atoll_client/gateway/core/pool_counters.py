@@ -98,7 +98,7 @@ def _of_generators(servers: Sequence[Server]) -> Iterator[Metric]:
                 cache.add_sample(cache.name, _texts(labels | size), 1.0)
             if facts.get("adapters"):
                 used = {
-                    "max_lora": len(facts["adapters"]),
+                    "max_lora": facts.get("max_loras", len(facts["adapters"])),
                     "running_lora_adapters": ",".join(facts.get("running_adapters", ())),
                     "waiting_lora_adapters": ",".join(facts.get("waiting_adapters", ())),
                 }

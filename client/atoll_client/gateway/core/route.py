@@ -57,6 +57,7 @@ class Route:
     Args:
         dialect: a key of ``DIALECTS``: the format of errors.
         public: answered without an API key, and not counted.
+        admin: needs the admin key, which the launcher checks, in place of an API key.
         uncounted: answered however many requests are open, but only with a key.
         takes_tensors: the body may hold binary tensors, or a file, for which there is a separate
             limit.
@@ -75,6 +76,7 @@ class Route:
     summary: str
     example: Any = None
     public: bool = False
+    admin: bool = False
     uncounted: bool = False
     takes_tensors: bool = False
     is_upload: bool = False

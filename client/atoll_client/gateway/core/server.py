@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -57,13 +57,19 @@ class Server:
         away: names of models that are missing now and may come back.
         loaded: names of all models that it has now, including those that are not Atoll's.
         returning: names of models of any kind whose process has ended and that are loading again.
+        stale: names of models that may have become others.
         dead: names of Atoll's models whose process has ended, although Triton calls them ready.
         silent: how often in a row one of Atoll's models has not answered a question in time.
         circuits: of models that have failed since their last answer.
         current: by model, what it has told of itself last.
     """
 
-    def __init__(self, address: str, silence_s: float = math.inf) -> None:
+    def __init__(
+        self,
+        address: str,
+        silence_s: float = math.inf,
+        asleep: Callable[[], Collection[str]] = tuple,
+    ) -> None:
         """silence_s: after so many seconds without any answer, open requests are given up."""
         self.address = address
         self.circuits: dict[str, Circuit] = {}
@@ -77,6 +83,9 @@ class Server:
         self.returning: frozenset[str] = frozenset()
         self.dead: frozenset[str] = frozenset()
         self.silent: dict[str, int] = {}
+        self.stale: frozenset[str] = frozenset()
+        self._asleep = asleep
+        self._checking = asyncio.Lock()
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
         self._next_full_check = time.monotonic() + _FULL_CHECK_S
@@ -124,6 +133,10 @@ class Server:
         Triton is not ready while any model is loading, and never again after one has failed to
         load. So a server that is not ready is used for the models that it has.
         """
+        async with self._checking:  # of two at once, the later one might end with older news
+            await self._check()
+
+    async def _check(self) -> None:
         try:
             timeout_s = min(_PROBE_S, self._silence_s)
             answer = await self.inquire("ServerReady", pb.ServerReadyRequest(), timeout_s)
@@ -164,7 +177,8 @@ class Server:
     @property
     def has_models(self) -> bool:
         """Whether any model accepts requests now."""
-        return bool((self.models.keys() - self.away | self._others) - self.unusable)
+        known = self.models.keys() - (self.away - {*self._asleep()})
+        return bool((known | self._others) - self.unusable)
 
     async def is_answering(self, model: str) -> bool:
         """Whether a model answers now; true for models that are not Atoll's, and pipelines."""
@@ -178,7 +192,9 @@ class Server:
         names = frozenset(one.name for one in statistics.model_stats)
         self.loaded, self._others = names, self._others & names
         found = {name: served for name, served in self.models.items() if name in names}
-        for name in sorted(names - found.keys() - self._others):
+        stale, self.stale = self.stale, frozenset()
+        self._others -= stale
+        for name in sorted((names - found.keys() - self._others) | (stale & names)):
             served = await self._ask(name)
             if served is not None:
                 found[name] = served
@@ -186,7 +202,7 @@ class Server:
         self._expected = {k: v for k, v in self._expected.items() if v > now}
         self.returning = frozenset(self._expected.keys() - names)
         gone = frozenset(self.models.keys() - found.keys())
-        self.away = gone & self.returning if is_settled else gone
+        self.away = gone & {*self.returning, *self._asleep()} if is_settled else gone
         self.models = {**found, **{name: self.models[name] for name in self.away}}
         self.dead &= names
         self.silent = {k: count for k, count in self.silent.items() if k in names}

@@ -38,6 +38,17 @@ class GatewaySettings:
     grpc_max_parallel_stream_requests: int = _setting(1024, "messages of one stream at work", 1)
     default_model: str = _setting("", "models used when none is named, by commas, one per task")
     api_key: str = _setting("", "keys of which one must come as a bearer token, by commas")
+    admin_socket: str = _setting(
+        "", "the launcher's socket, to which /admin/ is passed on with the client's admin key; "
+        "empty: models and adapters are not managed here"
+    )  # fmt: skip
+    allow_runtime_lora: int = _setting(
+        0, "1: whoever may ask the models may load adapters, too; 0: with the admin key", 0, 1
+    )
+    load_wait_s: float = _setting(
+        60.0, "seconds that a request waits for a model that was idle to be loaded, before 503",
+        _SHORTEST_S,
+    )  # fmt: skip
     cors_allow_origin: str = _setting("", "allowed origins, by commas; * for all")
     payload_limit: int = _setting(2_000_000, "bytes of the largest body", 1)
     tensor_payload_limit: int = _setting(64_000_000, "bytes of the largest body of tensors", 1)

@@ -42,7 +42,8 @@ class Upstream:
         """Ready servers with the model, in the order in which they are tried.
 
         Raises:
-            NotReady: no server is ready, or the model is loading. NotFound: no server has it.
+            NotReady: no server is ready, or the model is loading, or asleep. NotFound: no server
+                has it.
         """
         having = self._having(model)
         if len(having) == 1:
@@ -53,6 +54,7 @@ class Upstream:
 
     def _having(self, model: str) -> list[Server]:
         """Ready servers with the model, in no order. Raises as ``servers``."""
+        self._pool.check_awake(model)
         ready = [server for server in self._pool.servers if server.is_ready]
         if not ready:
             raise NotReady("no server is ready")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from atoll import progress
 from atoll.serving.admission import Admission
-from atoll.serving.model_ops import ModelOps
+from atoll.serving.model_ops import Changes, ModelOps
 from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine
 from atoll.serving.triton.auto_complete import complete
 from atoll.serving.triton.instance import checkpoint_folder, instance_settings
@@ -48,6 +49,7 @@ class CheckpointModel(ServedModel[R]):
         facts: Mapping[str, Any], *, num_preparing: int, chat: ChatTemplate | None = None,
         forget: Callable[[str], None] | None = None,
         compile_regex: Callable[[str], object] | None = None,
+        changes: Changes = MappingProxyType({}),
     ) -> None:  # fmt: skip
         """Last in ``initialize``: see ``ServedModel.begin`` and ``ModelOps``."""
         self.admission = Admission(self.settings.max_concurrent_requests)
@@ -58,6 +60,7 @@ class CheckpointModel(ServedModel[R]):
             self.preparation, self.refuse,
             chat=chat, is_batched=self.is_batched, cancel=self.cancel, forget=forget,
             compile_regex=compile_regex,
+            changes=changes,
         )  # fmt: skip
 
     def answer_control(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:

@@ -14,6 +14,7 @@ from atoll.engine.request import Request, SamplingOptions
 from atoll.errors import Cancelled, Overloaded, RankLost, ValidationError
 from atoll.sampling.after_reasoning import AfterReasoning
 from atoll.sampling.grammar import GrammarCompiler, read_constraint
+from atoll.serving.adapter_ops import AdapterOps
 from atoll.serving.answer_stream import sender_of
 from atoll.serving.engine_loader import load_engine
 from atoll.serving.requests.generation_request import Completion, Generation, GenerationRequest
@@ -74,13 +75,14 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         self.grammars = GrammarCompiler(self.tokenizer, self.limits.vocab_size)
         self._names = map(str, itertools.count())
         self._sessions: WeakValueDictionary[str, GenerationRequest] = WeakValueDictionary()
+        adapter_ops = AdapterOps(loaded.engine, loaded.adapters)
         self.serve(
             args, self.engine, self.metrics, {**loaded.facts, **formats, **self._language_facts()},
             num_preparing=_NUM_PREPARING, chat=template, forget=self.forget,
             compile_regex=partial(self.grammars.compile, "regex"),
+            changes=adapter_ops.operations(),
         )  # fmt: skip
-        if self.adapters is not None:
-            self.ops.current = self.engine.adapters_in_use
+        self.ops.current = adapter_ops.facts
         self.engine.watch(self.lost)
 
     def lost(self, error: RankLost) -> None:
@@ -191,6 +193,8 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         """See ``ServedModel``."""
         super().tick()
         self.metrics.update(self.engine.stats())
+        if self.adapters.is_leaving:
+            self.engine.tell(lambda core: self.adapters.release(core.uses_adapter))
 
     def _language_facts(self) -> dict[str, list[str]]:
         """The codes that src_lang and tgt_lang may have."""
@@ -222,10 +226,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
             limits=self.limits,
             is_conversation=is_conversation,
         )
-        if self.adapters is not None:
-            self.adapters.check(options.adapter_id)
-        elif options.adapter_id is not None:
-            raise ValidationError(f"adapter_id is {options.adapter_id!r}; no adapters are loaded")
+        self.adapters.check(options.adapter_id)
         if flags["stream"] and options.best_of > 1:
             raise ValidationError(f"n or best_of is {options.best_of}; a stream has one answer")
         if flags["stream"] and flags["exclude_input_in_output"] is False:

@@ -1,0 +1,1 @@
+"""Changes to a running server: models loaded, unloaded and reloaded, over a socket of its own."""
