@@ -14,6 +14,8 @@ from atoll.weights.embedded import cache_folder
 _ENDING = ".sock"
 # Of sockaddr_un, with the zero at its end.
 _MAX_BYTES = 107
+# Where other paths are too long.
+_SHORT = Path("/tmp")
 _CONNECT_S = 2.0
 
 
@@ -21,22 +23,13 @@ def folders() -> list[Path]:
     """Where sockets may be, the first choice first."""
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     found = [Path(runtime) / "atoll"] if runtime and Path(runtime).is_dir() else []
-    return [*found, cache_folder() / "servers"]
+    return [*found, cache_folder() / "servers", _SHORT / f"atoll-{os.geteuid()}"]
 
 
 def path_of(server_id: str) -> Path:
-    """Where a server's socket is to be.
-
-    Raises:
-        ConfigError: the path is too long.
-    """
-    path = folders()[0] / f"{server_id}{_ENDING}"
-    if len(os.fsencode(path)) > _MAX_BYTES:
-        raise ConfigError(
-            f"the path of the admin socket, {path}, has {len(os.fsencode(path))} bytes; at most "
-            f"{_MAX_BYTES}: set XDG_RUNTIME_DIR"
-        )
-    return path
+    """Where a server's socket is to be: in the first folder whose path is short enough."""
+    paths = [folder / f"{server_id}{_ENDING}" for folder in folders()]
+    return next(path for path in paths if len(os.fsencode(path)) <= _MAX_BYTES)
 
 
 def listen(path: Path) -> socket.socket:
@@ -50,8 +43,8 @@ def listen(path: Path) -> socket.socket:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise ConfigError(f"the folder of admin sockets cannot be made: {error}") from error
-    found = folder.stat()
-    if found.st_uid != os.geteuid():
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
         raise ConfigError(f"the folder of admin sockets, {folder}, belongs to another user")
     if stat.S_IMODE(found.st_mode) != 0o700:
         folder.chmod(0o700)
@@ -73,6 +66,8 @@ def running() -> list[Path]:
     """The sockets of servers that run. Files that a killed server has left are removed."""
     found = []
     for folder in folders():
+        if not _is_own(folder):
+            continue
         for path in sorted(folder.glob(f"*{_ENDING}")):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as one:
                 one.settimeout(_CONNECT_S)
@@ -86,3 +81,10 @@ def running() -> list[Path]:
                     pass  # somebody else's, or it is too busy to answer now
             found.append(path)
     return found
+
+
+def _is_own(folder: Path) -> bool:
+    try:
+        return folder.lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
