@@ -53,4 +53,5 @@ def test_an_idle_model_sleeps_until_it_is_asked(admin: Administered, tiny_classi
     answer = admin.ask("/v2/models/sleepy/infer", {"inputs": [tensor]})
     assert answer.status_code == 200, answer.text
     admin.do("models/unload", model="sleepy")
-    assert admin.ask("/sleepy/predict", predict).status_code == 404
+    assert wait_until(lambda: admin.ask("/sleepy/predict", predict).status_code == 404, 20)
+    assert admin.models()["sleepy"]["state"] == "unloaded"

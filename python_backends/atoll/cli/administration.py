@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from atoll.cli.choose import entry_beside
@@ -24,6 +24,12 @@ def administration(
     control = ModelControl(process, lambda model, own: entry_beside(model, own, settings))
     adapters = AdapterControl(control, lora_folder)
     process.on_loaded = lambda names: adapters.restore(names, say)
-    control.on_unloaded = adapters.forget
     found = {**about, "triton": process.http_url, "log": str(process.log_path)}
-    return AdminServer(control, adapters, found, key, address, allows_adapters, say)
+    admin = AdminServer(control, adapters, found, key, address, allows_adapters, say)
+
+    def forget(names: Sequence[str]) -> None:
+        adapters.forget(names)
+        admin.idle.unloaded(names)
+
+    control.on_unloaded = forget
+    return admin

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from atoll.catalogue import ServedModel, session
 from atoll.config import Settings
@@ -36,6 +36,7 @@ class IdleModels:
         self.on_asleep: Callable[[Mapping[str, str]], None] = lambda names: None
         self._asleep: Mapping[str, str] = {}
         self._seen: frozenset[str] = frozenset()
+        self._falling = ""  # the model that is just being put to sleep
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="idle-models", daemon=True)
 
@@ -43,6 +44,12 @@ class IdleModels:
     def asleep(self) -> frozenset[str]:
         """Names of models that sleep."""
         return frozenset(self._asleep)
+
+    def unloaded(self, names: Sequence[str]) -> None:
+        """These models have been unloaded: unless it was done here, they do not sleep."""
+        for model in {self._asleep[name] for name in names if name in self._asleep}:
+            if model != self._falling:
+                self._wake(model)
 
     def start(self) -> None:
         """Begins to look."""
@@ -79,12 +86,15 @@ class IdleModels:
         names = (model.name, session(model.name).name)
         self._set({**self._asleep, **dict.fromkeys(names, model.name)})
         grace_s = float(self._control.process.options.exit_timeout_s)
+        self._falling = model.name
         try:
             self._control.unload(model.name, grace_s, lambda event: None)
         except AtollError as error:
             self._wake(model.name)
             self._say(f"model {model.name!r} is idle, and stays: {error}")
             return
+        finally:
+            self._falling = ""
         self._say(f"model {model.name!r} was idle for {limit_s:g} s and is unloaded")
 
     def _wake(self, model: str) -> None:
