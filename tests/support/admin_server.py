@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 from serving import Serving, serving
-from small_models import embed_code
+from small_models import embed_code, wait_until
 
 from atoll.launcher import free_ports
 from atoll.launcher.admin.client import AdminClient
@@ -80,8 +80,16 @@ class Administered:
         return [s.pid for s in stubs if s.model == model and s.is_running()]
 
     def do(self, operation: str, **body: Any) -> list[dict[str, Any]]:
-        """The events of an operation."""
-        return list(self.client.events(operation, body))
+        """The events of an operation; returns when the gateway knows of it, too."""
+        events = list(self.client.events(operation, body))
+        if operation.endswith("/load"):
+            names = [body["lora_name"]] if "lora_name" in body else events[-1]["models"]
+            assert wait_until(lambda: all(map(self._is_known, names)), 20)
+        return events
+
+    def _is_known(self, name: str) -> bool:
+        path = f"/v1/models/{name}" if name not in self.models() else f"/v2/models/{name}/ready"
+        return httpx.get(f"{self.server.url()}{path}", timeout=60).status_code == 200
 
     def models(self) -> dict[str, dict[str, Any]]:
         """What ``atoll ps`` shows of the models, by name."""
