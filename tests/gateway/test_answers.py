@@ -240,21 +240,7 @@ async def _paths(http: httpx.AsyncClient, route: Route) -> list[str]:
     return [route.path.format(model=name, version=1) for name in models]
 
 
-ADMIN = [route for route in ROUTES if route.admin]
-
-
-@pytest.mark.parametrize("route", ADMIN, ids=lambda r: r.method + r.path)
-def test_without_a_launcher_nothing_is_managed(route: Route) -> None:
-    """What they answer with one: ``tests/server/test_admin.py``."""
-
-    async def main() -> None:
-        async with FakeTriton(MODELS) as triton, gateway(triton.address) as http:
-            answer = await _check(http, route, route.path, route.example)
-            assert answer.status_code == 403 and "launcher" in answer.text
-
-    asyncio.run(main())
-
-
+# Those of administrators: ``test_admin_routes``.
 OPEN = [route for route in ROUTES if route.answers and not route.admin]
 
 

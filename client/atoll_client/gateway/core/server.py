@@ -65,11 +65,9 @@ class Server:
     """
 
     def __init__(
-        self,
-        address: str,
-        silence_s: float = math.inf,
+        self, address: str, silence_s: float = math.inf,
         asleep: Callable[[], Collection[str]] = tuple,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """silence_s: after so many seconds without any answer, open requests are given up."""
         self.address = address
         self.circuits: dict[str, Circuit] = {}
@@ -84,8 +82,7 @@ class Server:
         self.dead: frozenset[str] = frozenset()
         self.silent: dict[str, int] = {}
         self.stale: frozenset[str] = frozenset()
-        self._asleep = asleep
-        self._checking = asyncio.Lock()
+        self._asleep, self._checking = asleep, asyncio.Lock()
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
         self._next_full_check = time.monotonic() + _FULL_CHECK_S
@@ -133,7 +130,7 @@ class Server:
         Triton is not ready while any model is loading, and never again after one has failed to
         load. So a server that is not ready is used for the models that it has.
         """
-        async with self._checking:  # of two at once, the later one might end with older news
+        async with self._checking:  # two at once might end with older news
             await self._check()
 
     async def _check(self) -> None:
@@ -177,8 +174,8 @@ class Server:
     @property
     def has_models(self) -> bool:
         """Whether any model accepts requests now."""
-        known = self.models.keys() - (self.away - {*self._asleep()})
-        return bool((known | self._others) - self.unusable)
+        away = self.away - {*self._asleep()}
+        return bool((self.models.keys() - away | self._others) - self.unusable)
 
     async def is_answering(self, model: str) -> bool:
         """Whether a model answers now; true for models that are not Atoll's, and pipelines."""
