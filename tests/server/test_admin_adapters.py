@@ -75,7 +75,7 @@ def test_adapters_come_and_go(admin: Administered, adapters: Path) -> None:
         admin.do("adapters/load", lora_name="three", lora_path=str(adapters / "two"))
     admin.do("adapters/unload", lora_name="one")
     with pytest.raises(AtollError, match="lora_A.weight takes 127 features"):
-        admin.do("adapters/load", lora_name="other", lora_path=str(adapters / "other"))
+        admin.do("adapters/load", lora_name="stranger", lora_path=str(adapters / "other"))
     for name in ("base", "count"):
         with pytest.raises(AtollError, match="no model's"):
             admin.do("adapters/load", lora_name=name, lora_path=str(adapters / "one"))
