@@ -57,7 +57,7 @@ class Server:
         away: names of models that are missing now and may come back.
         loaded: names of all models that it has now, including those that are not Atoll's.
         returning: names of models of any kind whose process has ended and that are loading again.
-        stale: names of models that may have become others.
+        stale: names of models that may have become others, or were unloaded deliberately.
         dead: names of Atoll's models whose process has ended, although Triton calls them ready.
         silent: how often in a row one of Atoll's models has not answered a question in time.
         circuits: of models that have failed since their last answer.
@@ -73,8 +73,7 @@ class Server:
         self.circuits: dict[str, Circuit] = {}
         self.current: dict[str, Mapping[str, Any]] = {}
         self._silence_s, self._heard_at = silence_s, time.monotonic()
-        self.num_outstanding = 0
-        self.is_ready = False
+        self.num_outstanding, self.is_ready = 0, False
         self.models: Mapping[str, Found] = {}
         self.away: frozenset[str] = frozenset()
         self.loaded: frozenset[str] = frozenset()
@@ -199,7 +198,8 @@ class Server:
         self._expected = {k: v for k, v in self._expected.items() if v > now}
         self.returning = frozenset(self._expected.keys() - names)
         gone = frozenset(self.models.keys() - found.keys())
-        self.away = gone & {*self.returning, *self._asleep()} if is_settled else gone
+        expected = {*self.returning, *self._asleep()}
+        self.away = gone & expected if is_settled else gone - (stale - expected)
         self.models = {**found, **{name: self.models[name] for name in self.away}}
         self.dead &= names
         self.silent = {k: count for k, count in self.silent.items() if k in names}
