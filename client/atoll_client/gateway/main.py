@@ -26,7 +26,8 @@ logger = logging.getLogger("atoll_client.gateway.main")
 _ANSWER_S = 5
 # A flag for launchers: the gateway ends with the process that started it, which writes a line of
 # JSON if models have crashed: {"lost": [models], "before": time.monotonic()}, or have come, gone or
-# changed: {"changed": [models]}, or sleep: {"asleep": {name: model to load}}.
+# changed: {"changed": [models], "unloaded": [all that were unloaded deliberately]}, or sleep:
+# {"asleep": {name: model to load}}.
 _STDIN = "--exit-with-stdin"
 
 
@@ -92,7 +93,9 @@ def _listen(server: uvicorn.Server, gateway: Gateway) -> None:
         if "lost" in found:
             gateway.lose(found["lost"], found["before"])
         if "asleep" in found:
-            gateway.tell_asleep(found["asleep"])
+            gateway.told.asleep = found["asleep"]
+        if "unloaded" in found:
+            gateway.told.unloaded = frozenset(found["unloaded"])
         gateway.renew(found.get("changed", ()))
     server.should_exit = True
 

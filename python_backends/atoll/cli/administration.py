@@ -10,6 +10,7 @@ from atoll.launcher import ServerProcess
 from atoll.launcher.admin.adapters import AdapterControl
 from atoll.launcher.admin.control import ModelControl
 from atoll.launcher.admin.server import AdminServer
+from atoll.launcher.gateway import GatewayProcess
 
 
 def administration(
@@ -33,3 +34,10 @@ def administration(
 
     control.on_unloaded = forget
     return admin
+
+
+def connect_gateway(admin: AdminServer, gateway: GatewayProcess) -> None:
+    """Tells the gateway of models that come, go and sleep."""
+    process = admin.control.process
+    admin.control.on_change = lambda names: gateway.renew(names, process.options.unloaded)
+    admin.idle.on_asleep = gateway.sleep

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from atoll.cli.administration import administration
+from atoll.cli.administration import administration, connect_gateway
 from atoll.cli.choose import choose
 from atoll.cli.flags import with_settings
 from atoll.cli.front import LOOPBACK, gateway_of
@@ -206,7 +206,7 @@ def serve(
             f"{'the' if gateway else 'a'} gateway's port has the same routes"
         )
     if gateway is not None:
-        admin.control.on_change, admin.idle.on_asleep = gateway.renew, gateway.sleep
+        connect_gateway(admin, gateway)
     with _stoppable(process, out):
         _run(process, gateway, admin, out)
 

@@ -16,7 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -131,9 +131,10 @@ class GatewayProcess:
         """Makes the gateway answer what was sent to these models before now with an error."""
         self._tell({"lost": list(models), "before": time.monotonic()})
 
-    def renew(self, models: Sequence[str]) -> None:
-        """Makes the gateway look at models that have come, gone or changed."""
-        self._tell({"changed": list(models)})
+    def renew(self, models: Sequence[str], unloaded: Iterable[str]) -> None:
+        """Makes the gateway look at models that have come, gone or changed; ``unloaded``: all those
+        that were unloaded deliberately, and are not awaited."""
+        self._tell({"changed": list(models), "unloaded": sorted(unloaded)})
 
     def sleep(self, models: Mapping[str, str]) -> None:
         """Tells the gateway which names' models sleep, and which model each stands for."""

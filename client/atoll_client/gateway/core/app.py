@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -20,6 +20,7 @@ from atoll_client.gateway.core.error_formats import explain
 from atoll_client.gateway.core.route import Route
 from atoll_client.gateway.core.routing import Table
 from atoll_client.gateway.core.settings import GatewaySettings, listed
+from atoll_client.gateway.core.told import Told
 from atoll_client.gateway.core.web import Request
 from atoll_client.gateway.tei.grpc_server import Services
 
@@ -74,10 +75,10 @@ class Gateway(Starlette):
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self.context.pool.lose, models, sent_before)
 
-    def tell_asleep(self, models: Mapping[str, str]) -> None:
-        """These names' models sleep now, and no others; each with the model that has to be loaded.
-        Any thread may call."""
-        self.context.pool.asleep = models
+    @property
+    def told(self) -> Told:
+        """What the launcher says of models that are not there; any thread may change it."""
+        return self.context.pool.told
 
     def renew(self, models: Iterable[str]) -> None:
         """Looks at once at models that have come, gone or changed. Any thread may call."""

@@ -26,6 +26,7 @@ from atoll_client.gateway.core.names import Name, Resolve, look_up
 from atoll_client.gateway.core.pool_counters import PoolCounters
 from atoll_client.gateway.core.server import Server
 from atoll_client.gateway.core.settings import GatewaySettings
+from atoll_client.gateway.core.told import Told
 from atoll_client.grpc_calls import Metadata
 from atoll_client.kserve import Message
 from atoll_client.types import ModelInfo
@@ -54,8 +55,7 @@ class Pool:
         self._counters = counters
         self.attempts = Attempts(settings.retry_budget, settings.request_timeout_s, counters)
         self.affinity = Affinity(settings.affinity, settings.affinity_max_load)
-        # Names of models that sleep (``sleepers``), and which model has to be loaded for each.
-        self.asleep: Mapping[str, str] = {}
+        self.told = Told()
         self._seen: list[Mapping[str, Found]] = []
         self._models: Mapping[str, ModelInfo] = {}
 
@@ -91,7 +91,7 @@ class Pool:
         wanted = dict.fromkeys(found)
         silence_s = self._settings.server_silence_s
         new = {
-            address: Server(address, silence_s, lambda: self.asleep.keys())
+            address: Server(address, silence_s, self.told)
             for address in wanted
             if address not in known
         }
@@ -119,8 +119,8 @@ class Pool:
 
     def check_awake(self, model: str | None) -> None:
         """Raises Asleep: the model has to be loaded first."""
-        if model is not None and model in self.asleep:
-            raise Asleep(self.asleep[model])
+        if model is not None and model in self.told.asleep:
+            raise Asleep(self.told.asleep[model])
 
     async def refresh(self) -> None:
         """Checks every server now."""

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Any
 
 import grpc
@@ -28,6 +28,7 @@ from atoll_client.errors import (
     from_grpc,
 )
 from atoll_client.gateway.core.circuit import Circuit
+from atoll_client.gateway.core.told import Told
 from atoll_client.grpc_calls import Calls, Metadata
 from atoll_client.grpc_channel import open_channel, unary
 from atoll_client.kserve import Message
@@ -57,17 +58,14 @@ class Server:
         away: names of models that are missing now and may come back.
         loaded: names of all models that it has now, including those that are not Atoll's.
         returning: names of models of any kind whose process has ended and that are loading again.
-        stale: names of models that may have become others, or were unloaded deliberately.
+        stale: names of models that may have become others.
         dead: names of Atoll's models whose process has ended, although Triton calls them ready.
         silent: how often in a row one of Atoll's models has not answered a question in time.
         circuits: of models that have failed since their last answer.
         current: by model, what it has told of itself last.
     """
 
-    def __init__(
-        self, address: str, silence_s: float = math.inf,
-        asleep: Callable[[], Collection[str]] = tuple,
-    ) -> None:  # fmt: skip
+    def __init__(self, address: str, silence_s: float = math.inf, told: Told | None = None) -> None:
         """silence_s: after so many seconds without any answer, open requests are given up."""
         self.address = address
         self.circuits: dict[str, Circuit] = {}
@@ -81,7 +79,7 @@ class Server:
         self.dead: frozenset[str] = frozenset()
         self.silent: dict[str, int] = {}
         self.stale: frozenset[str] = frozenset()
-        self._asleep, self._checking = asleep, asyncio.Lock()
+        self._told, self._checking = told or Told(), asyncio.Lock()
         self._others: frozenset[str] = frozenset()
         self._expected: dict[str, float] = {}
         self._next_full_check = time.monotonic() + _FULL_CHECK_S
@@ -173,7 +171,7 @@ class Server:
     @property
     def has_models(self) -> bool:
         """Whether any model accepts requests now."""
-        away = self.away - {*self._asleep()}
+        away = self.away - self._told.asleep.keys()
         return bool((self.models.keys() - away | self._others) - self.unusable)
 
     async def is_answering(self, model: str) -> bool:
@@ -196,10 +194,12 @@ class Server:
                 found[name] = served
         now = time.monotonic()
         self._expected = {k: v for k, v in self._expected.items() if v > now}
-        self.returning = frozenset(self._expected.keys() - names)
+        # A process that ended as its model was unloaded looks like one that has crashed.
+        over = self._told.unloaded - self._told.asleep.keys()
+        self.returning = frozenset(self._expected.keys() - names - over)
         gone = frozenset(self.models.keys() - found.keys())
-        expected = {*self.returning, *self._asleep()}
-        self.away = gone & expected if is_settled else gone - (stale - expected)
+        expected = {*self.returning, *self._told.asleep}
+        self.away = (gone & expected if is_settled else gone) - over
         self.models = {**found, **{name: self.models[name] for name in self.away}}
         self.dead &= names
         self.silent = {k: count for k, count in self.silent.items() if k in names}

@@ -42,7 +42,8 @@ class Sleepers:
 
     async def _load(self, model: str) -> None:
         await launcher.load(self._path, model)
-        self._pool.asleep = {k: v for k, v in self._pool.asleep.items() if v != model}
+        told = self._pool.told
+        told.asleep = {k: v for k, v in told.asleep.items() if v != model}
         await self._pool.refresh()
 
     def _forget(self, model: str, task: asyncio.Task[None]) -> None:
