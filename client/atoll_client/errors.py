@@ -90,14 +90,16 @@ class NoRoute(NotFound):
 
 
 class MethodNotAllowed(AtollError):
-    """The route exists with other methods: ``allowed``."""
+    """The route exists with other methods: ``allowed``. is_public: none of them needs a key."""
 
     http_status = 405
     error_type = "validation"
 
-    def __init__(self, message: str, allowed: Sequence[str] = ()) -> None:
+    def __init__(
+        self, message: str, allowed: Sequence[str] = (), *, is_public: bool = False
+    ) -> None:
         super().__init__(message)
-        self.allowed = tuple(allowed)
+        self.allowed, self.is_public = tuple(allowed), is_public
 
 
 class NotOffered(AtollError):

@@ -56,6 +56,9 @@ def test_who_has_no_key_learns_nothing_of_addresses() -> None:
     async def scenario(triton: FakeTriton, http: httpx.AsyncClient) -> None:
         for method, path in (("GET", "/nothing"), ("GET", "/embed"), ("OPTIONS", "/embed")):
             assert (await http.request(method, path)).status_code == 401, path
+        # Public routes are known to all.
+        assert (await http.request("TRACE", "/health")).status_code == 405
+        assert (await http.request("OPTIONS", "/health")).status_code == 200
         for scheme in ("Bearer", "bearer", "BEARER  "):
             headers = {"authorization": f"{scheme} k"}
             statuses = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from atoll.errors import ValidationError
-from atoll.sampling.grammar import read_constraint
+from atoll.sampling.grammar_forms import read_constraint
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 

@@ -49,11 +49,11 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found, compile_grammar = threading.Event(), GrammarCompiler.compile
     found.entered = threading.Semaphore(0)  # type: ignore[attr-defined]
 
-    def slowly(self: Any, kind: str, source: str) -> Any:
+    def slowly(self: Any, kind: str, source: str, *is_over: Any) -> Any:
         if source.startswith("slow"):
             found.entered.release()  # type: ignore[attr-defined]
             assert found.wait(PATIENCE_S)
-        return compile_grammar(self, kind, source)
+        return compile_grammar(self, kind, source, *is_over)
 
     monkeypatch.setattr(GrammarCompiler, "compile", slowly)
     yield found

@@ -10,11 +10,6 @@ from collections.abc import Iterable, Iterator
 from importlib import resources
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue
-from pydantic_core import core_schema
-from typing_extensions import is_typeddict
-
 import atoll_client
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.forms import FORM
@@ -22,6 +17,7 @@ from atoll_client.gateway.core.route import DIALECTS, Route
 from atoll_client.gateway.core.schemas import FormBody
 from atoll_client.gateway.core.web import JSON, Reply, Request, dump
 from atoll_client.gateway.described_errors import ERROR_HEADERS, error_schemas, errors_by_status
+from atoll_client.gateway.described_schemas import schema_of, schema_of_texts, text_fields
 from atoll_client.gateway.kserve.json_response import BINARY
 
 _HEADERS = {
@@ -38,7 +34,6 @@ _PATH_PARAMETERS = {
     "model": {
         "description": "A served model",
         "schema": {"type": "string"},
-        "example": "all-minilm-l6-v2",
     },
     "version": {
         "description": "The model's version",
@@ -51,28 +46,19 @@ _PATH_PARAMETERS = {
 }
 
 
-class _Schemas(GenerateJsonSchema):
-    """Without ``"default": null``: the schemas of most fields have no null, which means absent."""
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        found = super().default_schema(schema)
-        if found.get("default", 0) is None:
-            del found["default"]
-        return found
-
-
 async def openapi(request: Request, context: Context, body: None) -> Reply[dict[str, Any]]:
     """The description as JSON. It takes a second to make, and is kept."""
-    return Reply(await asyncio.to_thread(_described, context.routes))
+    has_key = bool(context.settings.api_key)
+    return Reply(await asyncio.to_thread(_described, context.routes, has_key))
 
 
 @functools.cache
-def _described(routes: tuple[Route, ...]) -> bytes:
-    return dump(describe(routes))
+def _described(routes: tuple[Route, ...], has_key: bool) -> bytes:
+    return dump(describe(routes, has_key=has_key))
 
 
-def describe(routes: Iterable[Route]) -> dict[str, Any]:
-    """OpenAPI 3.1 of the routes."""
+def describe(routes: Iterable[Route], *, has_key: bool = False) -> dict[str, Any]:
+    """OpenAPI 3.1 of the routes. has_key: whether this gateway asks for a key."""
     paths: dict[str, dict[str, Any]] = {}
     schemas: dict[str, Any] = {}
     refusals: dict[str, Any] = {}
@@ -88,7 +74,7 @@ def describe(routes: Iterable[Route]) -> dict[str, Any]:
         if route.admin:
             operation["security"] = [{"admin": []}]
         elif not route.public:
-            operation["security"] = [{"bearer": []}, {"key": []}, {}]
+            operation["security"] = [{"bearer": []}, {"key": []}, *([] if has_key else [{}])]
         parameters = [
             *_path_parameters(route), *_query_parameters(route), *_header_parameters(route),
         ]  # fmt: skip
@@ -132,14 +118,14 @@ def _operation_id(route: Route) -> str:
 def _path_parameters(route: Route) -> Iterator[dict[str, Any]]:
     for name in re.findall(r"{(\w+)}", route.path):
         about = _PATH_PARAMETERS.get(name, {"schema": {"type": "string"}})
-        yield {"name": name, "in": "path", "required": True, **about}
+        example = {"example": route.example_model} if name == "model" else {}
+        yield {"name": name, "in": "path", "required": True, **about, **example}
 
 
 def _query_parameters(route: Route) -> Iterator[dict[str, Any]]:
     if route.query is None:
         return
-    found = route.query.model_json_schema(schema_generator=_Schemas)
-    for name, schema in found["properties"].items():
+    for name, schema in text_fields(route.query).items():
         yield {"name": name, "in": "query", "required": False, "schema": schema}
 
 
@@ -154,7 +140,7 @@ def _header_parameters(route: Route) -> Iterator[dict[str, Any]]:
 
 def _answer(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     content = {
-        kind: {"schema": _schema(answer, schemas, "serialization")}
+        kind: {"schema": schema_of(answer, schemas, "serialization")}
         for kind, answer in route.answers.items()
     }
     path = route.path.replace("/versions/{version}", "")
@@ -187,7 +173,7 @@ def _errors(
     kind = "_".join(
         [*dialects, *(["public"] if route.public else []), *(["admin"] if route.admin else [])]
     )
-    found = [_schema(one, schemas, "serialization") for one in error_schemas(dialects)]
+    found = [schema_of(one, schemas, "serialization") for one in error_schemas(dialects)]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
     references = {}
     for status, one in errors_by_status(dialects, route.public, route.admin).items():
@@ -201,30 +187,15 @@ def _errors(
 
 
 def _body(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
-    found = [_schema(kind, schemas, "validation") for kind in route.kinds]
+    forms = [schema_of_texts(one, schemas) for one in route.kinds if issubclass(one, FormBody)]
+    if route.is_upload:
+        form = {"schema": forms[0], "example": route.example}
+        return {"required": True, "content": {FORM: form}}
+    found = [schema_of(kind, schemas, "validation") for kind in route.kinds]
     schema = found[0] if len(found) == 1 else {"anyOf": found}
     content: dict[str, Any] = {JSON: {"schema": schema, "example": route.example}}
-    if route.is_upload:
-        return {"required": True, "content": {FORM: content[JSON]}}
-    if any(issubclass(kind, FormBody) for kind in route.kinds):
-        content[FORM] = {"schema": schema}
+    if forms:
+        content[FORM] = {"schema": forms[0]}
     if BINARY in route.answers:
-        content[BINARY] = {"schema": _schema(bytes, schemas, "validation")}
+        content[BINARY] = {"schema": schema_of(bytes, schemas, "validation")}
     return {"required": True, "content": content}
-
-
-def _schema(kind: Any, schemas: dict[str, Any], mode: JsonSchemaMode) -> dict[str, Any]:
-    """A type's schema; for a named type, a reference to the schema, which ``schemas`` gets."""
-    found = TypeAdapter(kind).json_schema(
-        ref_template="#/components/schemas/{model}", mode=mode, schema_generator=_Schemas
-    )
-    for name, inner in found.pop("$defs", {}).items():
-        _add(schemas, name, inner)
-    if not (is_typeddict(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))):
-        return found
-    _add(schemas, kind.__name__, found)
-    return {"$ref": f"#/components/schemas/{kind.__name__}"}
-
-
-def _add(schemas: dict[str, Any], name: str, schema: dict[str, Any]) -> None:
-    assert schemas.setdefault(name, schema) == schema, f"two schemas are called {name}"

@@ -1,31 +1,34 @@
 """Answers constrained by a JSON schema, a regular expression or a grammar (through xgrammar).
 
 Compiling may take seconds and never happens on the engine's thread; compiled grammars are cached.
+A grammar that may take long is tried in a process of its own first, which can be ended.
 A ``Matcher`` follows one answer and determines which tokens are allowed next.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from atoll import json_text
-from atoll.errors import ValidationError
+from atoll.errors import Cancelled, ValidationError
+from atoll.sampling.grammar_process import try_apart
 from atoll.sampling.inputs import Ints
 from atoll.text.tokenizer import Tokenizer
 
 # Longer ones are refused: the time to compile grows with them.
 MAX_CHARACTERS = 100_000
 _MAX_CACHED = 128
+# A byte of an automaton takes up to 16 us; most schemas of tools have less than a tenth of this.
+MAX_UNTRIED_BYTES = 1_000_000
 _JSON_KINDS = ("json_schema", "json_object")
 # Where in its source xgrammar found an error.
 _PLACE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
@@ -116,120 +119,56 @@ class GrammarCompiler:
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._tokenizer, self._vocab_size = tokenizer, vocab_size
         self._has_end = bool(tokenizer.eos_token_ids)
-        self._compilers: dict[bool, Any] = {}
-        # Compiles outside its lock, so that a slow grammar does not block others.
-        self._compiled = lru_cache(_MAX_CACHED)(self._compile)
+        self._compilers: dict[bool, _Compilers] = {}
+        self._cached: OrderedDict[tuple[str, str], Grammar] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def compile(self, kind: str, source: str) -> Grammar:
+    def compile(
+        self, kind: str, source: str, is_over: Callable[[], bool] = lambda: False
+    ) -> Grammar:
         """``kind``: json_schema, json_object, regex, choice (a JSON list) or grammar (EBNF).
+
+        is_over: whether nobody waits for the grammar any more; asked again and again if it takes
+            long.
 
         Raises:
             ValidationError: the source cannot be compiled; says why.
+            Cancelled: it is over.
         """
         if len(source) > MAX_CHARACTERS:
             raise ValidationError(
                 f"the {kind} has {len(source)} characters; the most allowed is {MAX_CHARACTERS}"
             )
-        return self._compiled(kind, source)
+        key = kind, source
+        with self._lock:
+            if key in self._cached:
+                self._cached.move_to_end(key)
+                return self._cached[key]
+        # Outside the lock, so that a slow grammar does not block others.
+        grammar = self._compile(kind, source, is_over)
+        with self._lock:
+            self._cached[key] = grammar
+            if len(self._cached) > _MAX_CACHED:
+                self._cached.popitem(last=False)
+        return grammar
 
-    def _compile(self, kind: str, source: str) -> Grammar:
+    def _compile(self, kind: str, source: str, is_over: Callable[[], bool]) -> Grammar:
         is_json = kind in _JSON_KINDS
         made = _made(kind, source)
         if is_json not in self._compilers:
-            self._compilers[is_json] = _compiler(self._tokenizer, self._vocab_size, is_json)
+            self._compilers[is_json] = _compilers(self._tokenizer, self._vocab_size, is_json)
+        compilers = self._compilers[is_json]
         try:
-            compiled = self._compilers[is_json].compile_grammar(made)
+            if compilers.size(made) > MAX_UNTRIED_BYTES:
+                try_apart(made, compilers.info, is_over)
+            compiled = compilers.whole.compile_grammar(made)
+        except (Cancelled, OSError):
+            raise
         except Exception as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             reason = _PLACE.sub("", reason)
             raise ValidationError(f"the {kind} is not valid: {reason}") from error
         return Grammar(compiled, self._has_end, self._vocab_size)
-
-
-# The member of a format that holds its source, and what OpenAI's ``json_schema`` may hold besides.
-_SOURCES = ("value", "json_schema", "schema")
-_HOLDER = frozenset({"name", "description", "strict", "schema"})
-
-
-def read_constraint(option: str, value: Any) -> tuple[str, str] | None:
-    """(kind, source) of a request's option in any form that clients send; None: unconstrained.
-
-    TGI's ``grammar`` and huggingface_hub's ``response_format``: {"type", "value"}; OpenAI's
-    ``response_format``: {"type": "json_schema", "json_schema": {"schema"}}; vLLM's ``guided_json``,
-    ``guided_regex``, ``guided_grammar`` and ``guided_choice``: the source alone. Objects and lists
-    may come as JSON text.
-
-    Raises:
-        ValidationError: another form.
-    """
-    if option == "guided_choice":
-        return "choice", _choices(option, value)
-    if option.startswith("guided_"):
-        kind, inner = option.removeprefix("guided_"), value
-    else:
-        kind, inner = _formatted(option, _object(option, value))
-    if kind == "text" and inner is None:
-        return None
-    if kind in ("regex", "grammar"):
-        return kind, _text(option, inner)
-    if kind == "json_object" and inner is None:
-        return kind, ""
-    if kind in ("json", "json_object", "json_schema"):
-        return "json_schema", _schema(option, inner)
-    raise ValidationError(
-        f"{option}.type is {kind!r}; known: json, json_object, json_schema, regex, grammar, text"
-        + (", which goes with no schema" if kind == "text" else "")
-    )
-
-
-def _formatted(option: str, found: dict[str, Any]) -> tuple[Any, Any]:
-    """Type and source (or None) of a format. Raises ValidationError: unknown members."""
-    given = {name: value for name, value in found.items() if value is not None}
-    kind = given.pop("type", None)
-    unknown = [name for name in given if name not in _SOURCES]
-    if unknown:
-        raise ValidationError(
-            f"{option}.{unknown[0]} is unknown; known: type, {', '.join(_SOURCES)}"
-        )
-    if len(given) > 1:
-        raise ValidationError(f"{option} has {' and '.join(given)}; expected one of them")
-    inner = next(iter(given.values()), None)
-    if isinstance(inner, dict) and inner.keys() <= _HOLDER:
-        schema = inner.get("schema")
-        return kind, schema if isinstance(schema, dict) else inner
-    return kind, inner
-
-
-def _object(option: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json_text.loads(value)
-        except ValueError as error:
-            raise ValidationError(f"{option} is not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ValidationError(f"{option} is {value!r}; expected an object")
-    return value
-
-
-def _schema(option: str, value: Any) -> str:
-    """The schema as JSON. Text is returned as it is, so that duplicate keys are detected later."""
-    _object(option, value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _choices(option: str, value: Any) -> str:
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = json.loads(value)
-    if not isinstance(value, list) or not value or not all(isinstance(v, str) for v in value):
-        raise ValidationError(f"{option} is {value!r:.200}; expected a list of texts")
-    return json.dumps(value)
-
-
-def _text(option: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValidationError(f"{option} is {value!r}; expected text")
-    return value
 
 
 def _made(kind: str, source: str) -> str:
@@ -250,7 +189,19 @@ def _made(kind: str, source: str) -> str:
             return source
 
 
-def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
+class _Compilers(NamedTuple):
+    """xgrammar's, for one vocabulary. quick: leaves out the tables of tokens, which take long."""
+
+    info: Any
+    whole: Any
+    quick: Any
+
+    def size(self, made: str) -> int:
+        """Bytes of a grammar's automata; the time for its tables of tokens grows with them."""
+        return int(self.quick.compile_grammar(made).memory_size_bytes)
+
+
+def _compilers(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> _Compilers:
     import xgrammar
 
     core = tokenizer.core
@@ -265,7 +216,13 @@ def _compiler(tokenizer: Tokenizer, vocab_size: int, is_json: bool) -> Any:
         vocabulary[:vocab_size], kind, vocab_size=vocab_size,
         stop_token_ids=sorted(tokenizer.eos_token_ids) or None,
     )  # fmt: skip
-    return xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+    whole, quick = (
+        xgrammar.GrammarCompiler(
+            info, max_threads=1, cache_enabled=False, enable_dynamic_compilation=is_quick
+        )
+        for is_quick in (False, True)
+    )
+    return _Compilers(info, whole, quick)
 
 
 def _control_test(kind: Any) -> Callable[[str], bool]:

@@ -30,6 +30,11 @@ class Endpoint:
         self._body = route.body
         self._limit = route.body_limit(context.settings)
 
+    @property
+    def is_public(self) -> bool:
+        """Whether it answers without a key."""
+        return self._route.public
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request.
 

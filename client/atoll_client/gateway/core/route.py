@@ -56,6 +56,7 @@ class Route:
 
     Args:
         dialect: a key of ``DIALECTS``: the format of errors.
+        example: a body. example_model: of the path, for which it is one.
         public: answered without an API key, and not counted.
         admin: needs the admin key, which the launcher checks, in place of an API key.
         uncounted: answered however many requests are open, but only with a key.
@@ -75,6 +76,7 @@ class Route:
     dialect: str
     summary: str
     example: Any = None
+    example_model: str = "all-minilm-l6-v2"
     public: bool = False
     admin: bool = False
     uncounted: bool = False

@@ -26,11 +26,12 @@ class Table(Router):
     def __init__(self, routes: Iterable[Route], context: Context, lifespan: Lifespan[Any]) -> None:
         self._context = context
         # Path -> method -> application, in the order of the ``Allow`` header.
-        self._methods: dict[str, dict[str, ASGIApp]] = {}
+        self._methods: dict[str, dict[str, Endpoint]] = {}
         made = [self._add(route) for route in routes]
         for path, methods in self._methods.items():
             allowed = (*methods, "OPTIONS")
-            options = Route("OPTIONS", path, _options(allowed), "tei", path)
+            is_public = all(endpoint.is_public for endpoint in methods.values())
+            options = Route("OPTIONS", path, _options(allowed), "tei", path, public=is_public)
             methods["OPTIONS"] = Endpoint(options, context)
         self._patterns = [one for one in made if one.param_convertors]
         self._plain = {one.path_format for one in made if not one.param_convertors}
@@ -50,9 +51,10 @@ class Table(Router):
         request = Request.of(scope)
         try:
             endpoint = self._find(request)
-        except AtollError:
-            # Without a key, a client must not learn which routes exist.
-            self._context.keys.check(request.headers)
+        except AtollError as error:
+            # Without a key, a client must not learn which routes exist, but for public ones.
+            if not (isinstance(error, MethodNotAllowed) and error.is_public):
+                self._context.keys.check(request.headers)
             raise
         await endpoint(scope, receive, send)
 
@@ -68,7 +70,10 @@ class Table(Router):
         if request.method in methods:
             return methods[request.method]
         if methods:
-            raise MethodNotAllowed(f"{path} does not answer to {request.method}", tuple(methods))
+            is_public = all(endpoint.is_public for endpoint in methods.values())
+            raise MethodNotAllowed(
+                f"{path} does not answer to {request.method}", tuple(methods), is_public=is_public
+            )
         if not self._context.pool.is_ready and any(
             path.endswith(end) for end in self._methods if end != "/"
         ):
@@ -76,7 +81,7 @@ class Table(Router):
             raise NotReady("no server is ready")
         raise NoRoute(f"there is no route {request.path}")
 
-    def _resolve(self, request: Request, path: str) -> Mapping[str, ASGIApp]:
+    def _resolve(self, request: Request, path: str) -> Mapping[str, Endpoint]:
         """The applications of a path by method. Sets the path's parameters in the request."""
         if path in self._plain:
             return self._methods[path]

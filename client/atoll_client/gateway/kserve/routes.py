@@ -221,6 +221,7 @@ _INFER: dict[str, Any] = {
 _GENERATE: dict[str, Any] = {
     "bodies": (GenerateRequest,),
     "example": {"text_input": "A coral reef is", "parameters": {"max_tokens": 8}},
+    "example_model": "smollm2-135m-instruct",
 }
 ROUTES: tuple[Route, ...] = (
     Route("GET", "/v2/health/live", live, "kserve", "Whether the gateway is up", public=True),

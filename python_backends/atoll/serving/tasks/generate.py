@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
@@ -13,7 +13,8 @@ from atoll.engine.grammar import Grammar
 from atoll.engine.request import Request, SamplingOptions
 from atoll.errors import Cancelled, Overloaded, RankLost, ValidationError
 from atoll.sampling.after_reasoning import AfterReasoning
-from atoll.sampling.grammar import GrammarCompiler, read_constraint
+from atoll.sampling.grammar import GrammarCompiler
+from atoll.sampling.grammar_forms import read_constraint
 from atoll.serving.adapter_ops import AdapterOps
 from atoll.serving.answer_stream import sender_of
 from atoll.serving.engine_loader import load_engine
@@ -125,7 +126,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         options = fitted(
             asked.options, asked.prompt.name, len(prompt_ids), limits, asked.flags, len(start)
         )
-        grammar = self._grammar(asked, state)
+        grammar = self._grammar(asked, state, lambda: request.is_done)
         request.reasoning_state = state
         self._complete(request, prompt_ids, options, start)
         ids, encoder_ids = tuple(prompt_ids), tuple[int, ...]()
@@ -201,11 +202,13 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
         languages = self.tokenizer.languages
         return {} if languages is None else {"languages": sorted(languages.ids)}
 
-    def _grammar(self, asked: Generation, state: str | None) -> Grammar | None:
+    def _grammar(
+        self, asked: Generation, state: str | None, is_over: Callable[[], bool]
+    ) -> Grammar | None:
         """The grammar of an answer, which begins behind its reasoning. state: of the prompt."""
         if asked.constraint is None:
             return None
-        grammar = self.grammars.compile(*asked.constraint)
+        grammar = self.grammars.compile(*asked.constraint, is_over)
         marks = asked.options.reasoning
         if marks is None or state is None:
             return grammar
