@@ -79,8 +79,11 @@ def test_schemathesis_finds_nothing(url: str, tmp_path: Path) -> None:
         asked = {**_EMBEDDINGS, "input_file_id": known["file_id"][0]}
         known["batch_id"] = [http.post("/v1/batches", json=asked).json()["id"]]
     for path in description["paths"].values():
-        for operation in path.values():
-            _prepare(operation, known)
+        for method, operation in [*path.items()]:
+            if operation.get("security") == [{"admin": []}]:
+                del path[method]  # needs a launcher
+            else:
+                _prepare(operation, known)
     (tmp_path / "openapi.json").write_text(json.dumps(description))
     (tmp_path / "schemathesis.toml").write_text(_CONFIG)
     command = [
