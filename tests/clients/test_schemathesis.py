@@ -59,7 +59,8 @@ def url(scoring: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     )
     with ServerProcess(options) as server:
         servers = f"{server.grpc_url},{scoring.server.grpc_url}"
-        gateway = start_gateway(servers, api_key=_KEY)
+        kept = str(tmp_path_factory.mktemp("batches"))
+        gateway = start_gateway(servers, api_key=_KEY, batch_folder=kept)
         try:
             gateway.wait_ready()
             yield gateway.options.url
