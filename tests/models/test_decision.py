@@ -19,7 +19,7 @@ from tiny.checkpoint import enliven
 from atoll.catalogue import ServedModel
 from atoll.cli.catalogue import info
 from atoll.cli.choose import entry_of
-from atoll.cli.serve import _detected
+from atoll.cli.output import _detected
 from atoll.config import Settings
 from atoll.encoders.classifier import Classifier
 from atoll.encoders.embedder import Embedder
