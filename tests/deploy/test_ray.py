@@ -173,7 +173,8 @@ def test_requests_pass_and_go_on_when_a_replica_is_killed(running: Running) -> N
         endless = {**body, "max_tokens": LONG}
         with http.stream("POST", f"{prefix}/v1/completions", json=endless) as answer:
             assert answer.headers["content-type"].startswith("text/event-stream")
-            first = json.loads(next(answer.iter_lines()).removeprefix("data: "))
+            lines = answer.iter_lines()  # once it is dropped, the connection is closed
+            first = json.loads(next(lines).removeprefix("data: "))
             assert first["choices"][0]["finish_reason"] is None
             wait_until(
                 lambda: _sum(running, "atoll_requests_running") == 1, lambda: "no request runs"
