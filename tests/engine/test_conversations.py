@@ -70,7 +70,7 @@ def test_a_changed_conversation_is_computed_from_where_it_differs() -> None:
 
 def test_a_conversation_keeps_nothing_of_another_adapter() -> None:
     """Its keys and values are others for the same tokens."""
-    core = make_core(EchoModel(), prefix_caching=False)
+    core = make_core(EchoModel(), prefix_caching=False, adapters=("a", "b"))
     cached = []
     for adapter in ("a", "a", "b", "b", None):
         made, sink = request([1, 2, 3, 4, 5, 6], 4, session_id="s", adapter_id=adapter)

@@ -50,7 +50,7 @@ UNFIT = {
     "max_image_bytes": ("1000", "rerank"), "max_image_pixels": ("1000", "sparse"),
     "state_snapshots": ("3", "embed"), "state_dtype": ("bfloat16", "embed"),
     "max_input_tokens": ("64", "transcribe"), "max_audio_bytes": ("1000", "embed"),
-    "max_audio_seconds": ("60", "generate"),
+    "max_audio_seconds": ("60", "generate"), "max_loras": ("4", "embed"),
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def test_every_setting_of_a_group_is_here() -> None:
     unfit = {f.name for f in fields(Settings) if tasks_of(f.name) != TASKS}
     assert unfit == set(UNFIT)
     assert {f.metadata["group"] for f in fields(Settings) if f.name not in unfit} == {
-        "model", "limits",
+        "model", "limits", "logs",
     }  # fmt: skip
 
 

@@ -132,6 +132,14 @@ REFUSED |= {
     "wrong type": ({"type": "nonsense"}, "'nonsense' is not valid"),
     "wrong value": (obj(a={"type": "string", "minLength": "3"}), "#/properties/a/minLength"),
     "wrong bound": ({"maxItems": -1}, "-1 is less than the minimum"),
+    "wrong type of a definition": (
+        {"$defs": {"a": {"type": 5}}, "$ref": "#/$defs/a"}, "#/$defs/a/type",
+    ),
+    "wrong bound of a definition": (
+        {"$defs": {"a": obj(b={"minimum": "3"})}, "$ref": "#/$defs/a"},
+        "b/minimum: '3' is not of type",
+    ),
+    "no definitions": ({"$defs": 5, **INT}, "#/$defs: 5 is not of type 'object'"),
     "old draft": (
         {"$schema": "http://json-schema.org/draft-04/schema#", "type": "integer"}, "draft-04",
     ),

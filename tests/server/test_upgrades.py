@@ -159,8 +159,8 @@ def test_another_model_that_fails_to_load_is_not_ready(grown: Grown) -> None:
 def test_a_model_whose_process_does_not_answer_is_not_ready(grown: Grown) -> None:
     """Triton goes on to call it ready, and nobody has the launcher's watchdog in a container."""
     server = grown.served.server
-    assert server._watchdog is not None
-    server._watchdog.stop()
+    assert server.watchdog is not None
+    server.watchdog.stop()
     ready = ("/v2/models/grows/ready", "/v2/models/grows/versions/1/ready", "/health")
     try:
         (stub,) = (stub for stub in find_stubs(server.pid) if stub.model == "grows")

@@ -15,6 +15,7 @@ from torch import Tensor
 from atoll.engine.core import EngineCore
 from atoll.engine.limits import EngineLimits
 from atoll.engine.request import Outcome, Request, SamplingOptions, Token
+from atoll.layers.adapted import AdapterSlots
 from atoll.layers.batch import Batch, CacheSpec, StateSpec
 from atoll.models.registry import Checkpoint, load_decoder
 from atoll.runner.model_runner import ModelRunner
@@ -96,12 +97,14 @@ def make_core(
     draft: Any = None,
     device: torch.device = DEVICE,
     states: StateSize = STATES,
+    adapters: Sequence[str] = (),
     **limits: Any,
 ) -> EngineCore:
     """An engine without a thread. states: of a model with recurrent layers."""
     sampler = Sampler(Watermark(vocab_size, 0.5, 2.0))
     states = states if model.state_specs() else NO_STATES
     runner = ModelRunner(model, sampler, num_blocks, block_size, device, dtype, states)
+    runner.adapters = AdapterSlots(adapters) if adapters else None
     return EngineCore(runner, EngineLimits(**limits), prefix_caching=prefix_caching, draft=draft)
 
 

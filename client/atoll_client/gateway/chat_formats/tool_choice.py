@@ -10,6 +10,9 @@ from atoll_client.errors import ValidationError
 from atoll_client.gateway.chat_formats.constraints import Constraint, json_schema, schema_of
 from atoll_client.gateway.chat_formats.subschemas import moved
 
+# OpenAI: a function that says nothing of parameters has none.
+_NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
 
 @dataclass(frozen=True)
 class ToolChoice:
@@ -48,7 +51,7 @@ class ToolChoice:
         kinds, definitions = [], {}
         for index, (name, function) in enumerate(self.functions.items()):
             place = f"#/$defs/{index}"
-            parameters = function.get("parameters") or {"type": "object"}
+            parameters = function.get("parameters") or _NO_PARAMETERS
             definitions[str(index)] = moved(parameters, place)
             call = {
                 "type": "object",

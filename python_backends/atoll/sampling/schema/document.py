@@ -62,7 +62,7 @@ class Document:
         else:
             candidates = [validators.Draft202012Validator, validators.Draft7Validator]
         errors = [
-            next(iter(kind(kind.META_SCHEMA).iter_errors(self.root)), None) for kind in candidates
+            next(iter(kind(_meta_schema(kind)).iter_errors(self.root)), None) for kind in candidates
         ]
         for kind, error in zip(candidates, errors, strict=True):
             if error is None:
@@ -181,6 +181,17 @@ class Document:
             if isinstance(own, str) and own.startswith("#"):
                 found[own[1:]] = path
         return found
+
+
+def _meta_schema(kind: Any) -> Any:
+    """What a schema of a draft has to be, under ``$defs`` too, which older drafts do not know."""
+    meta = kind.META_SCHEMA
+    properties = meta["properties"]
+    # Newer ones are made of vocabularies, and Draft 3 has no definitions either.
+    if "$vocabulary" in meta or "definitions" not in properties:
+        return meta
+    own = {name: value for name, value in meta.items() if name not in ("$id", "id")}
+    return {**own, "properties": {**properties, "$defs": properties["definitions"]}}
 
 
 def _validator_of(draft: Any, path: Path) -> Any:
