@@ -113,9 +113,13 @@ def test_fp8_of_eight_bits_is_told_its_memory(tmp_path: Path) -> None:
     assert not any("fp8" in note for note in decide(packed, Settings(quantize="int8")).notes)
 
 
-# Largest errors, as shares: of a layer's weights, and of the logits, whose inputs are rounded too.
+# Of the logits where layers in 8 bits round their inputs, too.
+_IN_BYTES = 0.1
+
+
+# Largest errors, as shares: of a layer's weights, and of the logits.
 @pytest.mark.parametrize(
-    ("scheme", "weights", "logits"), [("int8", 0.01, 0.1), ("int4", 0.15, 0.03)]
+    ("scheme", "weights", "logits"), [("int8", 0.01, _IN_BYTES), ("int4", 0.15, 0.03)]
 )
 @pytest.mark.parametrize("name", AT_LOAD)
 def test_at_load_as_dequantised(
@@ -132,6 +136,9 @@ def test_at_load_as_dequantised(
             weight = _weight(rounded[path])
             assert _distance(weight, _weight(layer)) < (0.01 if path == "lm_head" else weights)
             layer.packed = kernels.pack_linear(weight, layer.packed.bias)
+            # Without a kernel of its sizes, a layer is in 8 bits instead of 4.
+            if rounded[path].packed.scheme == "int8" and path != "lm_head":
+                logits = _IN_BYTES
     expected = PagedRunner(plain).step({"a": IDS})["a"]
     assert _distance(PagedRunner(found).step({"a": IDS})["a"], expected) < logits
 

@@ -55,7 +55,7 @@ def main(level_name: str, sanitizers: str) -> None:
         _disentangled(dtype)
         _attention(dtype)
         _rows(dtype)
-        _linear(dtype, library.width)
+        _linear(dtype, library)
         _quantized(dtype)
     print("clean")
 
@@ -151,12 +151,12 @@ def _rows(dtype: torch.dtype) -> None:
     rope.rope_write_kv(q, k, v, places, table, table, cache[0], cache[1], places)
 
 
-def _linear(dtype: torch.dtype, width: int) -> None:
+def _linear(dtype: torch.dtype, library: Library) -> None:
     for rows, inputs, outs in ((1, 30, 5), (67, 34, 40), (67, 64, 40), (300, 96, 70)):
         x, weight = torch.randn(rows, inputs).to(dtype), torch.randn(outs, inputs).to(dtype)
         bias = torch.randn(outs)
-        if dtype == torch.float32 or width == 16:
-            linear_native_dense.pack_floats(weight, bias, width).forward(x)
+        if dtype == torch.float32 or library.has_bf16:
+            linear_native_dense.pack_floats(weight, bias, library.width).forward(x)
 
 
 def _quantized(dtype: torch.dtype) -> None:
