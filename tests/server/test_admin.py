@@ -205,8 +205,9 @@ def test_keys(admin: Administered, tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     for url in (admin.server.url(), f"http://127.0.0.1:{admin.port}"):
-        for key in ("", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}0"):
-            headers = {"authorization": key} if key else {}
+        wrong = ("", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}0", "Bearer \xff\xfe")
+        for key in wrong:
+            headers = [(b"authorization", key.encode("latin-1"))] if key else []
             for method, route in (("GET", "models"), ("POST", "models/unload"), ("GET", "logs")):
                 answer = httpx.request(
                     method, f"{url}/admin/{route}", headers=headers, timeout=60,

@@ -62,7 +62,8 @@ async def _pass_on(
     everybody_may = bool(context.settings.allow_runtime_lora)
     if everybody_may:
         context.keys.check(request.headers)
-    headers = {"authorization": request.headers.get("authorization", "")}
+    # As it came: httpx takes bytes for what is not ASCII.
+    headers = {b"authorization": request.headers.get("authorization", "").encode("latin-1")}
     path = f"/{'allowed' if everybody_may else 'keyed'}/admin/adapters/{operation}"
     async with connected(context.settings.admin_socket) as client:
         try:

@@ -78,7 +78,9 @@ async def _passed(request: Request, context: Context) -> Any:
         NotOffered: there is no launcher, or it has no admin key. NotReady: it does not answer.
     """
     client = connected(context.settings.admin_socket)
-    headers = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    # As they came: httpx takes bytes for what is not ASCII.
+    given = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+    headers = {name.encode(): value.encode("latin-1") for name, value in given.items()}
     asked = client.build_request(
         request.method, f"/keyed{request.route}", content=request.raw, headers=headers,
         params=[*request.query_params.multi_items()],
