@@ -136,6 +136,10 @@ class Overloaded(AtollError):
     error_type = "overloaded"
 
 
+class NoRoom(Overloaded):
+    """What is kept has reached a limit; a later try fails too, until something is deleted."""
+
+
 class NotReady(AtollError):
     """No server is ready, or the model is loading, restarting or shutting down."""
 

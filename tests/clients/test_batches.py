@@ -161,6 +161,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
                 "cut off"),
     "broken": ({"content": b"hello", "headers": {"content-type":
                "multipart/form-data; boundary=x"}}, "form"),
+    "compressed": ({**FORM, "headers": {"content-encoding": "gzip"}}, "content-encoding"),
     "no boundary": ({"content": b"", "headers": {"content-type": "multipart/form-data"}},
                     "boundary"),
 }  # fmt: skip
@@ -171,6 +172,18 @@ def test_forms_that_are_refused(http: httpx.Client, name: str) -> None:
     options, named = REFUSED[name]
     answer = http.post("/v1/files", **options)
     assert answer.status_code == 400 and named in answer.text, answer.text
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("files?limit=1&limit=2", "limit"), ("batches?limit=1&limit=1", "limit"),
+        ("files?purpose=zz", "purpose"),
+    ],
+)  # fmt: skip
+def test_queries_that_are_refused(http: httpx.Client, query: str, named: str) -> None:
+    answer = http.get(f"/v1/{query}")
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == named, answer.text
 
 
 @pytest.mark.parametrize(
@@ -248,10 +261,26 @@ def test_each_key_has_its_own(served: Served, tmp_path: Path) -> None:
             upload(one, b"a" * 6000)
             with pytest.raises(openai.RateLimitError, match="max_batch_bytes is 9000"):
                 upload(one, b"a" * 2900)
+            with pytest.raises(openai.APIStatusError, match="limit") as caught:
+                upload(one, b"a" * 90_000)
+            assert caught.value.status_code == 413
+            # A finished batch makes room for the next one, the key's own first.
+            theirs = two.post("/v1/files", **FORM).json()["id"]
+            other = two.post("/v1/batches", json={**asked, "input_file_id": theirs}).json()["id"]
+            assert two.delete(f"/v1/files/{theirs}").status_code == 200
+            begun = [batch.id]
+            for _ in range(4):
+                begun.append(one.batches.create(**asked).id)
+                assert wait(one, begun[-1]).status == "completed"
+                one.files.delete(wait(one, begun[-1]).output_file_id or "")
+            assert [known.id for known in one.batches.list()] == begun[:1:-1]
+            assert two.get(f"/v1/batches/{other}").json()["status"] == "failed"
             upload(one, b"a")
             upload(one, b"a")
-            with pytest.raises(openai.RateLimitError, match="max_batch_files is 4"):
+            with pytest.raises(openai.RateLimitError, match="max_batch_files is 4") as full:
                 upload(one, b"a")
+            headers = full.value.response.headers
+            assert "retry-after" not in headers and headers["x-should-retry"] == "false"
         refused = httpx.get(f"{second.options.url}/v1/files")
         assert refused.status_code == 503 and "another gateway" in refused.text
         refused = httpx.get(f"{without.options.url}/v1/batches")

@@ -32,7 +32,10 @@ async def create(request: Request, context: Context, body: None) -> Reply[FileOb
     store, settings = context.batches, context.settings
     read_query(request, NoQuery)
     await store.open()
-    store.check_room(announced_bytes(request.headers))
+    announced = announced_bytes(request.headers)
+    if announced <= settings.max_batch_file_bytes:
+        # Otherwise, the file may be too large, which is said first.
+        store.check_room(announced)
     received = await receive(request, store.folder.uploads, settings.max_batch_file_bytes)
     try:
         found = checked(request, context, FileBody, _nested(received.fields), as_form=True)

@@ -69,7 +69,9 @@ class FilesQuery(_Page):
 
     limit: int = Field(10_000, ge=1, le=10_000, description="The most files")
     order: Literal["asc", "desc"] = Field("desc", description="By time: the newest first, or last")
-    purpose: str | None = Field(None, description="batch or batch_output; others have no files")
+    purpose: Literal["batch", "batch_output"] | None = Field(
+        None, description="Only files of this purpose"
+    )
 
 
 class BatchesQuery(_Page):
@@ -88,9 +90,13 @@ def read_query(request: Request, kind: type[Q]) -> Q:
     """The query of a request.
 
     Raises:
-        ValidationError: a parameter is wrong or unknown.
+        ValidationError: a parameter is wrong, unknown or repeated.
     """
-    found = dict(request.query_params)
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name in found:
+            raise ValidationError.of(f"{name:.100}", "is given twice")
+        found[name] = value
     try:
         query = kind.model_validate(found)
     except pydantic.ValidationError as error:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from atoll_client.errors import NotFound, Overloaded
+from atoll_client.errors import NoRoom, NotFound
 from atoll_client.gateway.batches.answers import (
     UNFINISHED,
     Batch,
@@ -106,18 +106,22 @@ class Batches:
             self._folder.close()
 
     def check_room(self, num_bytes: int) -> None:
-        """Raises Overloaded: with another file of this size, there would be too many."""
+        """Raises NoRoom: with another file of this size, there would be too many.
+
+        The message does not say how much is kept, which would tell a key about the others.
+        """
         settings = self._settings
         if len(self.files) >= settings.max_batch_files:
-            raise Overloaded(
-                f"{len(self.files)} files are kept; max_batch_files is {settings.max_batch_files}: "
-                "delete some"
+            raise NoRoom(
+                f"there is no room for another file: max_batch_files is "
+                f"{settings.max_batch_files}, for the files of all keys; delete some"
             )
         held = sum(one.file["bytes"] for one in self.files.values()) + sum(self._sizes.values())
         if held + num_bytes > settings.max_batch_bytes:
-            raise Overloaded(
-                f"files and batches of {held} bytes are kept, and this one has {num_bytes}; "
-                f"max_batch_bytes is {settings.max_batch_bytes}: delete some"
+            raise NoRoom(
+                f"there is no room for another {num_bytes} bytes: max_batch_bytes is "
+                f"{settings.max_batch_bytes}, for files and unfinished batches of all keys; "
+                "delete some"
             )
 
     def hold(self, batch_id: str, num_bytes: int) -> None:
@@ -158,19 +162,38 @@ class Batches:
     async def add_batch(
         self, owner: str, path_model: str | None, batch: Batch, output_s: int | None
     ) -> None:
-        """Queues a batch. output_s: how long its files are kept, if not as long as others."""
+        """Queues a batch. output_s: how long its files are kept, if not as long as others.
+
+        Raises:
+            NoRoom: there are too many files, or unfinished batches.
+        """
         settings = self._settings
-        if len(self.batches) >= settings.max_batch_files:
-            raise Overloaded(
-                f"{len(self.batches)} batches are kept; max_batch_files is "
-                f"{settings.max_batch_files}"
-            )
         self.check_room(self.files[batch["input_file_id"]].file["bytes"])
+        await self._make_room(owner)
         kept_s = settings.batch_file_s if output_s is None else output_s
         stored = StoredBatch(owner, time.time_ns(), path_model, kept_s, batch)
         await self._change(lambda: self.folder.begin_batch(stored))
         self.batches[batch["id"]] = stored
         self.changed.set()
+
+    async def _make_room(self, owner: str) -> None:
+        """Forgets finished batches, the owner's oldest first, until another one may be kept."""
+        most = self._settings.max_batch_files
+        while len(self.batches) >= most:
+            finished = (one for one in self.batches.values() if one.is_finished)
+            oldest = min(finished, key=lambda one: (one.owner != owner, one.order), default=None)
+            if oldest is None:
+                raise NoRoom(
+                    f"there is no room for another batch: max_batch_files is {most}, for the "
+                    "unfinished batches of all keys; cancel some, or wait for their end"
+                )
+            await self._forget(oldest)
+
+    async def _forget(self, stored: StoredBatch) -> None:
+        """Deletes a batch, but not its files."""
+        name = stored.batch["id"]
+        await self._change(lambda: self.folder.drop_batch(name))
+        self.batches.pop(name, None)
 
     async def save(self, stored: StoredBatch, *, when: Container[str], **changes: Any) -> bool:
         """Changes a batch, first on disk, then in memory; False: its status is not in ``when``."""
@@ -205,9 +228,7 @@ class Batches:
         oldest = now - self._settings.batch_file_s
         for batch in [*self.batches.values()]:
             if batch.is_finished and batch.batch["expires_at"] < oldest:
-                name = batch.batch["id"]
-                await self._change(lambda name=name: self.folder.drop_batch(name))  # type: ignore[misc]
-                self.batches.pop(name, None)
+                await self._forget(batch)
 
     async def _change(self, write: Callable[[], None]) -> None:
         """Writes on a thread; a client that leaves does not leave half a change."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 from dataclasses import dataclass, field
@@ -11,9 +12,10 @@ from email.parser import HeaderParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from atoll_client.errors import MalformedRequest, TooLarge
+from atoll_client.errors import MalformedRequest, TooLarge, ValidationError
 from atoll_client.gateway.batches.folder import explained
 from atoll_client.gateway.core.forms import is_form
+from atoll_client.gateway.core.headers import joined
 from atoll_client.gateway.core.web import Request
 
 if TYPE_CHECKING:
@@ -41,13 +43,19 @@ async def receive(request: Request, folder: Path, max_bytes: int) -> Received:
     """Reads the request's form. The caller moves or deletes the content.
 
     Raises:
-        MalformedRequest: it is no form, or a broken one. TooLarge: the file has too many bytes.
+        MalformedRequest: it is no form, or a broken one. ValidationError: it is compressed.
+        TooLarge: the file has too many bytes.
         AtollError: the disk is full. ClientDisconnect: the client has gone.
     """
     from python_multipart.exceptions import FormParserError
 
     if not is_form(request):
         raise MalformedRequest("a file comes as a form: multipart/form-data")
+    encoding = joined(request.headers, "content-encoding").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ValidationError(
+            f"the header content-encoding is {encoding!r:.100}; forms are read without compression"
+        )
     found = Received(folder / secrets.token_hex(16))
     form = _Form(found)
     parser = form.parser(_boundary(request))
@@ -97,7 +105,7 @@ class _Form:
         """What calls this form's methods with the parts of the body."""
         from python_multipart.multipart import MultipartParser
 
-        return MultipartParser(
+        parser = MultipartParser(
             boundary,
             {
                 "on_part_begin": self._begin,
@@ -110,6 +118,9 @@ class _Form:
                 "on_end": self._complete,
             },
         )
+        # What is wrong with a client's form is in its answer, and no matter for the log.
+        parser.logger.setLevel(logging.CRITICAL)
+        return parser
 
     def take(self) -> bytes:
         """The pending bytes, which are then no longer pending."""

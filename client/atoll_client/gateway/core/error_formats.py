@@ -110,7 +110,10 @@ async def explain(connection: HTTPConnection, error: Exception) -> Reply[Any]:
     request.labels["error"] = error.error_type
     dialect = request.dialect or _guess(request.path)
     headers = {}
-    if isinstance(error, errors.Overloaded | errors.NotReady):
+    if isinstance(error, errors.NoRoom):
+        # OpenAI's clients would send a whole upload again.
+        headers["x-should-retry"] = "false"
+    elif isinstance(error, errors.Overloaded | errors.NotReady):
         headers["retry-after"] = f"{math.ceil(error.retry_after_s or 1)}"
     if isinstance(error, errors.Unauthorized):
         headers["www-authenticate"] = "Bearer"
