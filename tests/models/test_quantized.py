@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from rounded import distance, take_over
 from safetensors.torch import load_file, save_file
 from tiny.checkpoint import Variant, write
 from tiny.decoders import DECODERS
@@ -13,10 +14,8 @@ from tiny.llamas import VOCAB
 from tiny.paged import PagedRunner
 from tiny.quantize import Packing, pack_layer, quantized_checkpoints
 
-import atoll_kernels as kernels
 from atoll.config import Settings
 from atoll.errors import ConfigError, WeightError
-from atoll.layers.linear import Linear
 from atoll.models.detect import decide
 from atoll.models.load_options import load_options
 from atoll.models.registry import Checkpoint, load_decoder
@@ -113,13 +112,9 @@ def test_fp8_of_eight_bits_is_told_its_memory(tmp_path: Path) -> None:
     assert not any("fp8" in note for note in decide(packed, Settings(quantize="int8")).notes)
 
 
-# Of the logits where layers in 8 bits round their inputs, too.
-_IN_BYTES = 0.1
-
-
-# Largest errors, as shares: of a layer's weights, and of the logits.
+# Largest errors, as shares: of a layer's weights, and of the logits, whose inputs are rounded too.
 @pytest.mark.parametrize(
-    ("scheme", "weights", "logits"), [("int8", 0.01, _IN_BYTES), ("int4", 0.15, 0.03)]
+    ("scheme", "weights", "logits"), [("int8", 0.01, 0.1), ("int4", 0.15, 0.03)]
 )
 @pytest.mark.parametrize("name", AT_LOAD)
 def test_at_load_as_dequantised(
@@ -130,17 +125,9 @@ def test_at_load_as_dequantised(
     found = load_decoder(Checkpoint.open(tmp_path), LoadOptions(scheme=scheme))
     plain = load_decoder(Checkpoint.open(tmp_path), LoadOptions())
     assert found.blocks[0].attention.qkv.packed.scheme == scheme
-    rounded = dict(found.named_modules())
-    for path, layer in plain.named_modules():
-        if isinstance(layer, Linear) and rounded[path].packed.scheme != "dense":
-            weight = _weight(rounded[path])
-            assert _distance(weight, _weight(layer)) < (0.01 if path == "lm_head" else weights)
-            layer.packed = kernels.pack_linear(weight, layer.packed.bias)
-            # Without a kernel of its sizes, a layer is in 8 bits instead of 4.
-            if rounded[path].packed.scheme == "int8" and path != "lm_head":
-                logits = _IN_BYTES
+    take_over(plain, found, scheme, weights)
     expected = PagedRunner(plain).step({"a": IDS})["a"]
-    assert _distance(PagedRunner(found).step({"a": IDS})["a"], expected) < logits
+    assert distance(PagedRunner(found).step({"a": IDS})["a"], expected) < logits
 
 
 def test_layers_that_do_not_fit_4_bits_are_told(
@@ -162,17 +149,6 @@ def test_a_factor_that_nothing_reads_is_refused(tmp_path: Path) -> None:
 
 
 @torch.inference_mode()
-def _weight(layer: Linear) -> torch.Tensor:
-    """What a packed layer multiplies by, (outputs, inputs)."""
-    identity, nothing = torch.eye(layer.in_features), torch.zeros(1, layer.in_features)
-    return (layer(identity) - layer(nothing)).t().contiguous()
-
-
-def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Of the root mean squares, the error's as a share of the expected values'."""
-    return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
-
-
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_gptq_widths_and_versions(bits: int, version: int, tmp_path: Path) -> None:
