@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import subprocess
 import time
 import urllib.request
@@ -62,7 +63,7 @@ def _is_http_up(url: str, server_id: str) -> bool:
     try:
         with urllib.request.urlopen(f"{url}/v2", timeout=10) as response:
             found = response.read()
-    except OSError:
+    except (OSError, http.client.HTTPException):  # the second: what answers speaks no HTTP
         return False
     if server_id.encode() not in found:
         raise NotReady(f"{url} belongs to another server")

@@ -25,42 +25,10 @@ async def models(request: Request, context: Context, body: None) -> Reply[AdminR
     return answer
 
 
-async def load(
+async def change(
     request: Request, context: Context, body: None
 ) -> Reply[AdminDone] | Lines[AdminEvent]:
-    """Loads a model."""
-    answer: Reply[AdminDone] | Lines[AdminEvent] = await _passed(request, context)
-    return answer
-
-
-async def unload(
-    request: Request, context: Context, body: None
-) -> Reply[AdminDone] | Lines[AdminEvent]:
-    """Unloads a model."""
-    answer: Reply[AdminDone] | Lines[AdminEvent] = await _passed(request, context)
-    return answer
-
-
-async def reload(
-    request: Request, context: Context, body: None
-) -> Reply[AdminDone] | Lines[AdminEvent]:
-    """Replaces a model by itself."""
-    answer: Reply[AdminDone] | Lines[AdminEvent] = await _passed(request, context)
-    return answer
-
-
-async def load_adapter(
-    request: Request, context: Context, body: None
-) -> Reply[AdminDone] | Lines[AdminEvent]:
-    """Loads an adapter."""
-    answer: Reply[AdminDone] | Lines[AdminEvent] = await _passed(request, context)
-    return answer
-
-
-async def unload_adapter(
-    request: Request, context: Context, body: None
-) -> Reply[AdminDone] | Lines[AdminEvent]:
-    """Unloads an adapter."""
+    """Loads, unloads or reloads a model or an adapter, by the route."""
     answer: Reply[AdminDone] | Lines[AdminEvent] = await _passed(request, context)
     return answer
 

@@ -10,10 +10,11 @@ from starlette.responses import FileResponse
 
 from atoll_client.errors import NotFound, ValidationError
 from atoll_client.gateway.batches.answers import DeletedFile, FileList, FileObject, StoredFile
-from atoll_client.gateway.batches.schemas import FileBody, FilesQuery, NoQuery, read_query
+from atoll_client.gateway.batches.schemas import FileBody, FilesQuery
 from atoll_client.gateway.batches.upload import receive
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.headers import announced_bytes
+from atoll_client.gateway.core.queries import NoQuery, read_query
 from atoll_client.gateway.core.schemas import checked
 from atoll_client.gateway.core.web import Reply, Request, reply
 

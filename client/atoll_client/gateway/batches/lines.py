@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import pydantic
 
 from atoll_client.errors import AtollError, MalformedRequest, ValidationError
 from atoll_client.gateway.batches.answers import BatchError
 from atoll_client.gateway.batches.schemas import BatchLine
 from atoll_client.gateway.core.error_formats import openai_problem
-from atoll_client.gateway.core.fields import unknown
-from atoll_client.gateway.core.problems import first_problem
+from atoll_client.gateway.core.queries import read_object
 from atoll_client.gateway.json_text import parse
 
 # The most errors of a file that are told.
@@ -134,13 +132,7 @@ def _read(raw: bytes) -> BatchLine:
         raise MalformedRequest(str(error), param=error.param, code="invalid_json_line") from None
     if not isinstance(given, dict):
         raise ValidationError("the line must be a JSON object", code="invalid_json_line")
-    try:
-        line = BatchLine.model_validate(given)
-    except pydantic.ValidationError as error:
-        raise first_problem(error, given, BatchLine) from None
-    for name in unknown(line):
-        raise ValidationError.of(name, "is unknown here", code="unknown_parameter")
-    return line
+    return read_object(given, BatchLine)
 
 
 def _check_line(line: BatchLine, endpoint: str, seen: set[str], found: Checked) -> None:

@@ -8,8 +8,9 @@ import time
 from atoll_client.errors import NotFound, ValidationError
 from atoll_client.gateway.batches.answers import Batch, BatchList, StoredBatch, no_usage
 from atoll_client.gateway.batches.files import file_of, page
-from atoll_client.gateway.batches.schemas import BatchBody, BatchesQuery, NoQuery, read_query
+from atoll_client.gateway.batches.schemas import BatchBody, BatchesQuery
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.queries import NoQuery, read_query
 from atoll_client.gateway.core.web import Reply, Request, reply
 
 _WINDOW_S = 86_400

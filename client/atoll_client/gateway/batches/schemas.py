@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from atoll_client.errors import ValidationError
-from atoll_client.gateway.core.fields import unknown
-from atoll_client.gateway.core.problems import first_problem
 from atoll_client.gateway.core.schemas import FormBody, Strict
-from atoll_client.gateway.core.web import Request
 
-Q = TypeVar("Q", bound=BaseModel)
 Endpoint = Literal[
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/moderations",
     "/v1/responses",
@@ -78,29 +72,3 @@ class BatchesQuery(_Page):
     """GET /v1/batches."""
 
     limit: int = Field(20, ge=1, le=100, description="The most batches")
-
-
-class NoQuery(BaseModel):
-    """A route without parameters."""
-
-    model_config = ConfigDict(extra="allow")
-
-
-def read_query(request: Request, kind: type[Q]) -> Q:
-    """The query of a request.
-
-    Raises:
-        ValidationError: a parameter is wrong, unknown or repeated.
-    """
-    found: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name in found:
-            raise ValidationError.of(f"{name:.100}", "is given twice")
-        found[name] = value
-    try:
-        query = kind.model_validate(found)
-    except pydantic.ValidationError as error:
-        raise first_problem(error, found, kind) from None
-    for name in unknown(query):
-        raise ValidationError.of(name, "is unknown here", code="unknown_parameter")
-    return query

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from atoll_client.errors import ValidationError
-from atoll_client.gateway.core.fields import no_effect, refused, unknown
-from atoll_client.gateway.core.problems import first_problem
-from atoll_client.gateway.core.web import Request
+from atoll_client.gateway.core.fields import no_effect, refused
+from atoll_client.gateway.core.queries import NoQuery
 from atoll_client.gateway.responses.kinds import OTHER_INCLUDES
 from atoll_client.gateway.responses.schemas import Included
-
-Q = TypeVar("Q", bound=BaseModel)
-
-
-class NoQuery(BaseModel):
-    """Of a route that reads none."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class _Query(NoQuery):
@@ -43,25 +32,3 @@ class PageQuery(_Query):
     after: str | None = Field(None, description="The id of the item before the first")
     limit: int = Field(20, ge=1, le=100, description="The most items")
     order: Literal["asc", "desc"] = Field("desc", description="By time: the newest first, or last")
-
-
-def read_query(request: Request, kind: type[Q]) -> Q:
-    """The query of a request.
-
-    Raises:
-        ValidationError: a parameter is wrong or unknown.
-    """
-    found: dict[str, Any] = {}
-    for name, value in request.query_params.multi_items():
-        plain = name.removesuffix("[]")
-        if plain == "include":
-            found.setdefault(plain, []).append(value)
-        else:
-            found[plain] = value
-    try:
-        query = kind.model_validate(found)
-    except pydantic.ValidationError as error:
-        raise first_problem(error, found, kind) from None
-    for name in unknown(query):
-        raise ValidationError.of(name, "is unknown here", code="unknown_parameter")
-    return query

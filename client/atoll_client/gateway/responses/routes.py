@@ -12,6 +12,7 @@ from atoll_client.gateway.chat_formats.answer import Answer
 from atoll_client.gateway.chat_formats.chat import answered
 from atoll_client.gateway.chat_formats.events import Ended, Event
 from atoll_client.gateway.core.context import Context
+from atoll_client.gateway.core.queries import NoQuery, read_query
 from atoll_client.gateway.core.sse import Events
 from atoll_client.gateway.core.web import Reply, Request, reply
 from atoll_client.gateway.responses.answers import (
@@ -31,7 +32,7 @@ from atoll_client.gateway.responses.asked import (
 from atoll_client.gateway.responses.errors import ResponseMessages
 from atoll_client.gateway.responses.events import StreamEvent
 from atoll_client.gateway.responses.kinds import NOT_COMPACTED
-from atoll_client.gateway.responses.queries import NoQuery, PageQuery, StoredQuery, read_query
+from atoll_client.gateway.responses.queries import PageQuery, StoredQuery
 from atoll_client.gateway.responses.schemas import (
     ENCRYPTED,
     LOGPROBS,
@@ -166,7 +167,7 @@ async def input_tokens(
 
 async def retrieve(request: Request, context: Context, body: None) -> Reply[ModelResponse]:
     """A stored response."""
-    read_query(request, StoredQuery)
+    read_query(request, StoredQuery, ("include",))
     return reply(_found(request, context).response)
 
 
@@ -198,7 +199,7 @@ async def compact(request: Request, context: Context, body: None) -> NoReturn:
 
 async def input_items(request: Request, context: Context, body: None) -> Reply[ItemList]:
     """A page of what the model was given, the conversation before included."""
-    page = read_query(request, PageQuery)
+    page = read_query(request, PageQuery, ("include",))
     items: list[dict[str, Any]] = _found(request, context).items()
     if page.order == "desc":
         items.reverse()
