@@ -191,6 +191,9 @@ def test_what_is_refused(admin: Administered, tiny_classifier: Path) -> None:
         ),
         ("models/load", {"model": str(tiny_classifier), "name": "count"}, "taken"),
         ("models/load", {"modell": "x"}, "model"),
+        ("models/load", {"model": "x" * 300}, r"model: .* at most 255"),
+        ("adapters/load", {"lora_name": "a", "lora_path": "x" * 400}, "lora_path: .* at most 255"),
+        ("adapters/load", {"lora_name": "a", "lora_path": "/x\0"}, "lora_path: .* NUL"),
         ("models/unload", {"model": "nobody"}, "not loaded"),
         ("models/unload", {"model": "count", "grace_s": -1}, "grace_s"),
         ("models/reload", {"model": "count", "settings": {"dtype": "int8"}}, "config.pbtxt"),
@@ -246,6 +249,9 @@ def test_the_commands(admin: Administered) -> None:
     log = runner.invoke(app, ["logs", "-n", "1000", "--model", "count"]).output
     assert log and all("count" in line for line in log.splitlines())
     assert KEY not in runner.invoke(app, ["logs", "-n", "100000"]).output
+    for grace in ("nan", "-1", "inf"):
+        refused = runner.invoke(app, ["unload", "count", f"--grace={grace}"])
+        assert f"--grace is {grace}" in str(refused.exception)
     failed = runner.invoke(app, ["unload", "other"])
     assert isinstance(failed.exception, AtollError)
 

@@ -79,6 +79,9 @@ def test_adapters_come_and_go(admin: Administered, adapters: Path) -> None:
     for name in ("base", "count"):
         with pytest.raises(AtollError, match="no model's"):
             admin.do("adapters/load", lora_name=name, lora_path=str(adapters / "one"))
+    for name in ("a b", "a\n", "a:b", "x" * 201):
+        with pytest.raises(AtollError, match=r"lora_name is .* at most 200"):
+            admin.do("adapters/load", lora_name=name, lora_path=str(adapters / "one"))
     # A client without the launcher's key may not, although it reaches the model.
     question = {"op": "load_adapter", "name": "x", "folder": str(adapters / "one"), "key": "x"}
     answer = admin.ask(

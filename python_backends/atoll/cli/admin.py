@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,6 +103,8 @@ def unload(
     as_json: AsJson = False,
 ) -> None:
     """Unload a model from a running server, once its requests are answered."""
+    if grace is not None and not 0 <= grace < math.inf:
+        raise ConfigError(f"--grace is {grace:g}; it must be a number of seconds, at least 0")
     if adapter is not None:
         if grace is not None:
             raise ConfigError("--grace has no effect on an adapter: its requests finish")
@@ -182,7 +185,10 @@ def _one(address: str | None) -> str | Path:
 def _absolute(model: str) -> str:
     """A folder as the server, which runs elsewhere, can find it."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if path.exists() else model
+    try:
+        return str(path.resolve()) if path.exists() else model
+    except OSError:
+        return model  # too long for a path, which the server says
 
 
 def _show(found: dict[str, Any], before: str) -> None:

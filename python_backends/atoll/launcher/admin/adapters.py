@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from atoll.weights.adapters import adapter_folder, is_local
 from atoll.weights.progress import downloads_told
 
 _ANSWER_S = 600.0
+_NAME = re.compile(r"[A-Za-z0-9._@+/-]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -120,13 +122,17 @@ class AdapterControl:
         return list(facts.get("adapters") or ())
 
     def _check_name(self, name: str, model: ServedModel) -> None:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"lora_name is {name!r:.80}; it must be of at most 200 ASCII letters, digits and "
+                "the characters . _ - / @ +"
+            )
         others = [m for m in self._control.process.models if m.task == "generate"]
         taken = {m.name for m in self._control.process.models}
         taken |= {n for m in others if m.name != model.name for n in self._names(m)}
-        if not name or name in taken or "," in name or "=" in name:
+        if name in taken:
             raise ConfigError(
-                f"the adapter's name is {name!r}: it must be no model's, no other adapter's, and "
-                "without comma and ="
+                f"lora_name is {name!r}: it must be no model's and no other adapter's"
             )
 
     def _check_processes(self, model: ServedModel) -> None:
