@@ -6,8 +6,11 @@ import threading
 from pathlib import Path
 
 import httpx
+import pytest
 from admin_server import Administered
 from small_models import wait_until
+
+from atoll.errors import AtollError
 
 NUM_REQUESTS = 5
 
@@ -16,6 +19,14 @@ def test_an_idle_model_sleeps_until_it_is_asked(admin: Administered, tiny_classi
     settings = {"idle_unload_s": "3"}
     admin.do("models/load", model=str(tiny_classifier), name="sleepy", settings=settings)
     predict = {"inputs": "I like you."}
+    # Canaries ask it; nobody else has.
+    assert wait_until(lambda: admin.models()["sleepy"]["state"] == "asleep", 60)
+    with pytest.raises(AtollError, match="asleep .*: load it"):
+        admin.do("models/reload", model="sleepy")
+    assert admin.do("models/unload", model="sleepy")[-1] == {"models": ["sleepy"]}
+    assert admin.models()["sleepy"]["state"] == "unloaded"
+    assert wait_until(lambda: admin.ask("/sleepy/predict", predict).status_code == 404, 20)
+    admin.do("models/load", model="sleepy")
     before = admin.ask("/sleepy/predict", predict).json()
     assert wait_until(lambda: admin.models()["sleepy"]["state"] == "asleep", 60)
     assert not admin.processes("sleepy")

@@ -1,6 +1,7 @@
 """How busy models are and since when they are idle, by the metrics page of the server.
 
 Canaries are left out of the models' own counters, so that a model that only they ask is idle.
+A model of ours has none of these before its first request.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections import defaultdict
+from collections.abc import Callable, Collection
 
 from atoll.catalogue import ServedModel
 
@@ -28,11 +30,11 @@ _LOOK_S = 2.0
 class Activity:
     """``start``, ``stop``; the rest may be called by any thread.
 
-    metrics_url: of the server; it may not answer now.
+    metrics_url: of the server; it may not answer now. own: the names of models that are ours.
     """
 
-    def __init__(self, metrics_url: str) -> None:
-        self._url = metrics_url
+    def __init__(self, metrics_url: str, own: Callable[[], Collection[str]]) -> None:
+        self._url, self._own = metrics_url, own
         self._values: dict[str, dict[str, float]] = {}
         self._counts: dict[str, float] = {}
         self._last: dict[str, float] = {}
@@ -73,9 +75,11 @@ class Activity:
         values: dict[str, dict[str, float]] = defaultdict(dict)
         for name, model, value in _LINE.findall(page):
             values[model][name] = values[model].get(name, 0.0) + float(value)
+        own = self._own()
         for model, found in values.items():
             counters = [k for k in found if _COUNTERS.fullmatch(k)]
-            counters = counters or [k for k in found if _OTHERS.fullmatch(k)]
+            if model not in own:
+                counters = counters or [k for k in found if _OTHERS.fullmatch(k)]
             count = sum(found[k] for k in counters)
             is_busy = any(found.get(k, 0) > 0 for k in (_RUNNING, _WAITING, _PENDING))
             if is_busy or count != self._counts.get(model, count):

@@ -157,7 +157,8 @@ class _Routes:
         grace_s = own if body.grace_s is None else body.grace_s
 
         def work(tell: Report) -> dict[str, Any]:
-            return {"models": self._control.unload(body.model, grace_s, tell)}
+            gone = self._idle.forget(body.model)
+            return {"models": gone or self._control.unload(body.model, grace_s, tell)}
 
         return await answer(work, body.stream)
 
@@ -165,6 +166,7 @@ class _Routes:
         body = await _read(request, ReloadBody)
 
         def work(tell: Report) -> dict[str, Any]:
+            self._idle.check_awake(body.model)
             return {"models": self._control.reload(body.model, body.settings, tell)}
 
         return await answer(work, body.stream)

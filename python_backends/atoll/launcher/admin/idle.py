@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from atoll.catalogue import ServedModel, session
 from atoll.config import Settings
-from atoll.errors import AtollError
+from atoll.errors import AtollError, ConfigError
 from atoll.launcher.admin.activity import Activity
 from atoll.launcher.admin.control import ModelControl
 
@@ -50,6 +50,30 @@ class IdleModels:
         for model in {self._asleep[name] for name in names if name in self._asleep}:
             if model != self._falling:
                 self._wake(model)
+
+    def forget(self, name: str) -> list[str]:
+        """Lets nobody wake a model that sleeps, as if it had been unloaded: returns the names that
+        are gone, none if it is awake or just being loaded."""
+        if not self._is_asleep(name) or self._asleep[name] != name:
+            return []
+        known = self._control.served.known()
+        names = [n for n, model in self._asleep.items() if model == name and n in known]
+        self._wake(name)
+        self._control.on_change(names)
+        return names
+
+    def check_awake(self, name: str) -> None:
+        """Raises ConfigError: the model sleeps."""
+        if self._is_asleep(name):
+            raise ConfigError(
+                f"model {name!r} is asleep (idle_unload_s): load it, which reads its files and "
+                "settings, or unload it"
+            )
+
+    def _is_asleep(self, name: str) -> bool:
+        served = self._control.served
+        awake = name in served.loaded() or served.busy.get(name) == "loading"
+        return name in self._asleep and not awake
 
     def start(self) -> None:
         """Begins to look."""

@@ -38,7 +38,12 @@ class AdminServer:
     ) -> None:  # fmt: skip
         if address is not None and key is None:
             raise ConfigError("--admin-port needs a key: --admin-key-file")
-        self.control, self._activity = control, Activity(control.process.metrics_url)
+        self.control = control
+        # What has a checkpoint is ours: others have none.
+        self._activity = Activity(
+            control.process.metrics_url,
+            lambda: {m.name for m in control.served.loaded().values() if m.model_id},
+        )
         self.idle = IdleModels(control, self._activity, say)
         self._own, self._keyed = application(
             control, adapters, self.idle, self._activity, about, key, allows_adapters
