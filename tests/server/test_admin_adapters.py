@@ -53,11 +53,12 @@ def test_adapters_come_and_go(admin: Administered, adapters: Path) -> None:
     vllm = {"lora_name": "poet", "lora_path": str(adapters / "one")}
     keyed = {"authorization": f"Bearer {KEY}"}
 
-    def ask(operation: str, headers: dict[str, str], **body: Any) -> httpx.Response:
+    def ask(operation: str, headers: dict[Any, Any], **body: Any) -> httpx.Response:
         url = f"{admin.server.url()}/v1/{operation}_lora_adapter"
         return httpx.post(url, json=body, headers=headers, timeout=60)
 
-    assert ask("load", {}, **vllm).status_code == 401
+    for wrong in ({}, {b"authorization": b"Bearer \xff\xfe"}):
+        assert ask("load", wrong, **vllm).status_code == 401
     assert "--lora-folder" in ask("load", keyed, **vllm | {"lora_path": "/etc"}).text
     assert ask("load", keyed, **vllm).text == "Success: LoRA adapter 'poet' added successfully."
     assert "poet" in listed(admin) and admin.models()["base"]["adapters"] == ["poet"]
