@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from atoll_client.gateway.anthropic.blocks import Blocks
 from atoll_client.gateway.anthropic.blocks import whole as blocks_of
 from atoll_client.gateway.chat_formats.answer import Answer
 from atoll_client.gateway.chat_formats.arguments import complete
+from atoll_client.gateway.chat_formats.constraints import schema_of
 from atoll_client.gateway.chat_formats.events import Argued, Called, Ended
 from atoll_client.gateway.chat_formats.json_calls import JsonCalls
 from atoll_client.gateway.chat_formats.reader import Format
@@ -226,6 +228,16 @@ def test_a_choice_that_is_none_is_refused(choice: Any, names: Any, message: str)
     """``required`` without tools was told that it names None, other kinds were ignored."""
     with pytest.raises(ValidationError, match=message):
         _choice(choice, *names)
+
+
+def test_a_function_without_parameters_has_none() -> None:
+    """Its arguments were free, and went on until the answer was full."""
+    for parameters in ({}, {"parameters": {}}, {"parameters": None}):
+        bound = ToolChoice({"f": {"name": "f", **parameters}}, True).constraint(None)
+        assert bound is not None
+        fits = jsonschema.Draft202012Validator(schema_of(bound)).is_valid
+        assert fits({"name": "f", "arguments": {}})
+        assert not fits({"name": "f", "arguments": {"a": 1}})
 
 
 def test_a_call_or_what_the_answer_is_bound_to() -> None:

@@ -221,7 +221,8 @@ def is_readable(kind: str) -> bool:
     _, size = GGML_QUANT_SIZES[GGMLQuantizationType[kind]]
     try:
         dequantized(kind, np.zeros((1, size), np.uint8))
-    except NotImplementedError:  # what the library raises for a type that it has no code for
+    # The library has no list of the types that it can decode; it says so by this error alone.
+    except NotImplementedError:
         return False
     return True
 
