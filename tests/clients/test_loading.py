@@ -12,6 +12,8 @@ import pytest
 from fake_triton import FakeTriton, Refusal
 from scripted import CHAT, EMBED, MODELS, gateway, post, run
 
+from atoll_client.gateway.core import server
+
 
 def test_a_server_that_is_not_ready_for_one_model_answers_for_the_others() -> None:
     """Triton is not ready while any model loads, and never again once one has failed to. The
@@ -37,8 +39,13 @@ def test_a_gateway_that_starts_beside_a_failed_load_serves_the_rest() -> None:
     asyncio.run(scenario())
 
 
-def test_a_model_that_is_loaded_again_is_not_ready_and_then_back() -> None:
-    """It is neither unknown (404) meanwhile, nor does another model answer for it."""
+@pytest.mark.parametrize("full_check_s", [0.0, 60.0])
+def test_a_model_that_is_loaded_again_is_not_ready_and_then_back(
+    full_check_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is neither unknown (404) meanwhile, nor does another model answer for it. Whether its
+    process was asked lately makes no difference: that it answered is no sign of a crash."""
+    monkeypatch.setattr(server, "_FULL_CHECK_S", full_check_s)
     models = {"a-vectors": MODELS["vectors"], **MODELS}
     without = {name: facts for name, facts in models.items() if name != "a-vectors"}
 

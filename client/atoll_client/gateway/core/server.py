@@ -73,14 +73,11 @@ class Server:
         self._silence_s, self._heard_at = silence_s, time.monotonic()
         self.num_outstanding, self.is_ready = 0, False
         self.models: Mapping[str, Found] = {}
-        self.away: frozenset[str] = frozenset()
-        self.loaded: frozenset[str] = frozenset()
-        self.returning: frozenset[str] = frozenset()
-        self.dead: frozenset[str] = frozenset()
         self.silent: dict[str, int] = {}
-        self.stale: frozenset[str] = frozenset()
         self._told, self._checking = told or Told(), asyncio.Lock()
-        self._others: frozenset[str] = frozenset()
+        none = frozenset[str]()
+        self.away, self.loaded, self.returning, self._others = none, none, none, none
+        self.dead, self.stale = none, none
         self._expected: dict[str, float] = {}
         self._next_full_check = time.monotonic() + _FULL_CHECK_S
         self._channel = open_channel(address, *_CHANNEL)
@@ -250,15 +247,18 @@ class Server:
             if isinstance(error, DeadlineExceeded):
                 self.silent[name] = self.silent.get(name, 0) + 1
             # Otherwise, it is busy, or being unloaded while it completes its requests.
-            if "is not healthy" not in str(error):
-                return
-            ended_before = asked_at
-            self.dead |= {name}
-        self.lose(name, ended_before)
+            if "is not healthy" in str(error):
+                self.dead |= {name}
+                self.lose(name, asked_at)
+            return
+        self._lose_sent(name, ended_before)
 
     def lose(self, name: str, sent_before: float) -> None:
-        """Fails the requests that were sent to a model before its process ended."""
+        """The process of a model has ended: requests sent before fail, and the model comes back."""
         self._expected[name] = time.monotonic() + _RETURN_S
+        self._lose_sent(name, sent_before)
+
+    def _lose_sent(self, name: str, sent_before: float) -> None:
         reason = NotReady(f"the process of model {name!r} has ended; it is being loaded again")
         num_lost = self.calls.lose(name, sent_before, reason)
         if num_lost:
