@@ -83,16 +83,28 @@ def test_compose_has_figures_and_a_dashboard_when_asked() -> None:
     assert provider["options"]["path"] in mounted
 
 
-def test_compose_is_valid_for_docker() -> None:
-    """Where the compose plugin exists; elsewhere the parsed file above has to do."""
-    docker = shutil.which("docker")
-    if docker is None:
-        pytest.skip("no docker client")
-    if subprocess.run([docker, "compose", "version"], capture_output=True).returncode != 0:
-        pytest.skip("no compose plugin")
-    command = [docker, "compose", "--profile", "gpu", "config", "--quiet"]
+def compose_command() -> list[str] | None:
+    """The plugin of the docker client, or the program of its own; either needs no daemon."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and not subprocess.call(
+            [*command, "version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ):
+            return command
+    return None
+
+
+@pytest.mark.parametrize("profile", ["", "gpu", "monitoring"])
+def test_compose_is_valid_for_docker(profile: str) -> None:
+    """Where compose exists; elsewhere the parsed file above has to do."""
+    compose = compose_command()
+    if compose is None:
+        pytest.skip("no docker compose")
+    command = [*compose, *(["--profile", profile] if profile else []), "config"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    added = {"": set(), "gpu": {"atoll-gpu"}, "monitoring": {"prometheus", "grafana"}}
+    assert services.keys() >= {"atoll"} | added[profile]
 
 
 def test_the_makefile_knows_its_targets() -> None:
