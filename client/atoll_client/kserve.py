@@ -32,6 +32,8 @@ DTYPES = {
 # lower goes first. Triton keeps its own `priority` to itself.
 PRIORITY = "x-priority"
 MAX_PRIORITY = 999
+# The header, and so the parameter, by which the gateway tells models who asks.
+CLIENT = "x-client"
 _LENGTH = struct.Struct("<I")
 _OWN, _COUNT = secrets.token_hex(4), itertools.count()
 

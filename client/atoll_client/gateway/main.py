@@ -48,6 +48,8 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        # It would trust whatever comes from 127.0.0.1; trusted_proxies says whom to trust.
+        proxy_headers=False,
         date_header=False,
         lifespan="on",
         # _Server ends all requests before.

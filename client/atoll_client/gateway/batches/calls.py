@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from atoll_client.errors import AtollError
 from atoll_client.gateway.batches.schemas import Endpoint as EndpointName
 from atoll_client.gateway.core.admission import Admission
+from atoll_client.gateway.core.clients import BATCH
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.endpoint import Endpoint
 from atoll_client.gateway.core.error_formats import explain
@@ -66,7 +67,7 @@ class Caller:
             "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST",
             "scheme": "http", "path": path, "raw_path": path.encode(), "query_string": b"",
             "root_path": "", "headers": headers, "client": None, "server": None,
-            "atoll.model": model,
+            "atoll.model": model, BATCH: owner,
         }  # fmt: skip
         exchange = _Exchange(body)
         await self._app(scope, exchange.receive, exchange.send)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from atoll_client.gateway.batches.store import Batches
 from atoll_client.gateway.core.admission import Admission
+from atoll_client.gateway.core.clients import Clients
 from atoll_client.gateway.core.headers import Keys
 from atoll_client.gateway.core.metrics import Metrics
 from atoll_client.gateway.core.models import Models
@@ -42,6 +43,7 @@ class Context:
     admission: Admission
     open_requests: OpenRequests
     keys: Keys
+    clients: Clients
     metrics: Metrics
     tracer: Tracer
     request_log: RequestLog
@@ -51,7 +53,7 @@ class Context:
     @classmethod
     def of(cls, settings: GatewaySettings, routes: tuple[Route, ...]) -> Context:
         """A context for these settings, which is not connected yet."""
-        registry = CollectorRegistry()
+        registry, keys = CollectorRegistry(), Keys(settings.api_key)
         pool = Pool(settings, registry)
         models = Models(pool, listed(settings.default_model))
         return cls(
@@ -63,7 +65,8 @@ class Context:
             models,
             Admission(settings, models),
             OpenRequests(),
-            Keys(settings.api_key),
+            keys,
+            Clients(keys, settings.trusted_proxies),
             Metrics(listed(settings.metrics_url), registry),
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),
             RequestLog(settings.request_log_format),

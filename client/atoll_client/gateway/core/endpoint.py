@@ -45,6 +45,7 @@ class Endpoint:
         request.route, request.dialect, request.is_public = route.path, route.dialect, route.public
         if not (route.public or route.admin):
             self._context.keys.check(request.headers)
+            request.client_name = self._context.clients.name(request)
         try:
             await self._answer(request, receive, send)
         except asyncio.CancelledError:

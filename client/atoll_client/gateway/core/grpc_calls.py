@@ -13,6 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from atoll_client.errors import Asleep, AtollError, MalformedRequest, TooLarge
+from atoll_client.gateway.core.clients import peer_of
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.sse import ending
 from atoll_client.gateway.core.web import Request
@@ -70,13 +71,18 @@ async def answered(
     is_counted: it counts as one request; otherwise, each of its messages does.
     """
     pairs = [(k.encode(), v.encode()) for k, v in call.invocation_metadata() if isinstance(v, str)]
-    request = Request({"type": "http", "method": "POST", "path": path, "headers": pairs})
+    scope = {
+        "type": "http", "method": "POST", "path": path, "headers": pairs,
+        "client": peer_of(call.peer()),
+    }  # fmt: skip
+    request = Request(scope)
     request.route, request.dialect, request.labels = path, dialect, {**(labels or {})}
     request.model = request.headers.get("model")
     status = 499
     with context.tracer.span(request) as span:
         try:
             context.keys.check(request.headers)
+            request.client_name = context.clients.name(request)
             counted = context.admission.admitted(1 if is_counted else 0)
             with context.open_requests.answering(), counted:
                 yield request

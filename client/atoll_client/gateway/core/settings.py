@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 from argparse import ArgumentParser, Namespace
@@ -12,6 +13,7 @@ from typing import Any
 from atoll_client.address import parse_address
 from atoll_client.errors import AtollError
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAX_PORT = 65535
 # The least value of times that cannot be 0.
 _SHORTEST_S = 0.001
@@ -38,6 +40,10 @@ class GatewaySettings:
     grpc_max_parallel_stream_requests: int = _setting(1024, "messages of one stream at work", 1)
     default_model: str = _setting("", "models used when none is named, by commas, one per task")
     api_key: str = _setting("", "keys of which one must come as a bearer token, by commas")
+    trusted_proxies: str = _setting(
+        "", "addresses or networks of proxies, by commas, whose X-Forwarded-For or Forwarded tells "
+        "the clients' addresses"
+    )  # fmt: skip
     admin_socket: str = _setting(
         "", "the launcher's socket, to which /admin/ is passed on with the client's admin key; "
         "empty: models and adapters are not managed here"
@@ -132,6 +138,7 @@ class GatewaySettings:
             _ = self.servers
         except AtollError as error:
             raise ValueError(f"server: {error}") from None
+        networks(self.trusted_proxies)
 
     @property
     def request_log_format(self) -> str:
@@ -178,6 +185,18 @@ class GatewaySettings:
 def listed(text: str) -> tuple[str, ...]:
     """The parts of a comma-separated list."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """The addresses and networks of ``trusted_proxies``.
+
+    Raises:
+        ValueError: one of them is none.
+    """
+    try:
+        return tuple(map(ipaddress.ip_network, listed(text)))
+    except ValueError as error:
+        raise ValueError(f"trusted_proxies is {text!r}: {error}") from None
 
 
 def _from_environment(name: str, environment: Mapping[str, str], default: Any) -> Any:

@@ -24,6 +24,7 @@ from atoll_client.gateway.core.headers import (
     request_id,
     trace_context,
 )
+from atoll_client.kserve import CLIENT
 
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -66,6 +67,7 @@ class Request(StarletteRequest):
         model, version: from the path; None and "" if the path names none.
         route: the path of the route. dialect: the format of errors, see ``Route``.
         is_public: a probe, for example, which is not counted.
+        client_name: who sends it, see ``clients``; "" until its key has been checked.
         labels: set by handlers for metrics and spans. usage: for logs and spans.
         trace: the ``traceparent`` of the gateway's own span; None: the client's is passed on.
         is_left: the client has closed the connection or has stopped reading.
@@ -86,6 +88,7 @@ class Request(StarletteRequest):
         self.raw = b""
         self.model: str | None = None
         self.version, self.route, self.dialect = "", "", ""
+        self.client_name = ""
         self.is_public = self.is_left = False
         self.labels: dict[str, str] = {}
         self.trace: dict[str, str] | None = None
@@ -113,9 +116,10 @@ class Request(StarletteRequest):
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """The gRPC metadata of every call to a server: the trace context, and the request's id."""
+        """The gRPC metadata of every call to a server: trace context, the request's id, client."""
         trace = self.trace or trace_context(self.headers)
-        return (*trace.items(), ("x-request-id", self.request_id))
+        client = [(CLIENT, self.client_name)] if self.client_name else []
+        return (*trace.items(), ("x-request-id", self.request_id), *client)
 
     @property
     def priority(self) -> int | None:

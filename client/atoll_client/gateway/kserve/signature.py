@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.tensors import SIZES, check_data, pack
-from atoll_client.kserve import MAX_PRIORITY, prioritize
+from atoll_client.kserve import CLIENT, MAX_PRIORITY, prioritize
 
 # Datatypes that classification can sort.
 _SORTED = frozenset(SIZES) - {"BOOL", "FP16", "BF16"}
@@ -94,13 +94,14 @@ class Signature:
 
     def prioritize(self, message: Any, priority: int | None) -> None:
         """Orders a request to one of Atoll's models: by its `x-priority`, its `priority`, which
-        Triton would keep to itself, or the request's own.
+        Triton would keep to itself, or the request's own. Who asks, the gateway says.
 
         Raises:
             ValidationError: `priority` is too large.
         """
         if not self.is_ours:
             return
+        message.parameters.pop(CLIENT, None)
         if "priority" in message.parameters:
             value = message.parameters["priority"]
             priority = value.int64_param or value.uint64_param
