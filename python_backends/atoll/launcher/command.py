@@ -18,7 +18,8 @@ _RESTRICTED = "model-repository,logging,trace"
 # Unless allowed by the user: a client could register a stub's own region.
 _SHARED_MEMORY = "shared-memory"
 # Headers that models get as parameters: the request's id and trace, for their logs and spans.
-_FORWARDED = f"(?i)({'|'.join(FORWARDED)})"
+# Whole names: gRPC's binary metadata (`traceparent-bin`) is no text.
+_FORWARDED = f"(?i)^({'|'.join(FORWARDED)})$"
 
 
 def command_line(

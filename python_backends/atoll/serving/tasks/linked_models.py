@@ -63,10 +63,11 @@ class LinkedModel(ABC):
 
     async def _guarded(self, request: Any) -> Any:
         """In a task of its own, and so in its own context."""
-        given, arrival = json.loads(request.parameters() or "{}"), time.monotonic()
+        arrival, (given, wrong) = time.monotonic(), tensors.read_parameters(request)
         origin, error = Origin(), None
         try:
-            given = tensors.parsed_parameters(request.parameters())
+            if wrong is not None:
+                raise wrong
             origin = Origin.read(given, request.request_id())
             names = (*FORWARDED, tensors.CANARY)
             model_requests.PASSED_ON.set({k: given[k] for k in names if k in given})
@@ -92,7 +93,7 @@ class Search(NamedTuple):
         """Raises ValidationError: an input is missing or empty, a parameter is unknown, or there is
         a time limit."""
         given = tensors.own_parameters(
-            tensors.parsed_parameters(request.parameters()), known | {TIMEOUT, *_SHARED}
+            tensors.parsed_parameters(request), known | {TIMEOUT, *_SHARED}
         )
         refuse_time_limit(request, given)
         query, texts = tensors.string(request, "query"), tensors.strings(request, "text_input")

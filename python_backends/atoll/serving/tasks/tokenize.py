@@ -57,7 +57,7 @@ class TokensModel:
         for request in requests:
             arrival, origin, found = time.monotonic(), Origin(), None
             try:
-                parameters = tensors.parsed_parameters(request.parameters())
+                parameters = tensors.parsed_parameters(request)
                 origin = Origin.read(parameters, request.request_id())
                 responses.append(self._answer(request, parameters))
             except Exception as error:

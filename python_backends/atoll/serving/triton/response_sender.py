@@ -16,13 +16,12 @@ only if there is room for it.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from atoll.errors import Overloaded, ValidationError
+from atoll.errors import Overloaded
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import shared_memory
 from atoll.serving.triton.tensors import (
@@ -32,7 +31,7 @@ from atoll.serving.triton.tensors import (
     JSON_ERRORS,
     Array,
     failure,
-    parsed_parameters,
+    read_parameters,
     response,
 )
 
@@ -70,7 +69,7 @@ class TritonResponseSender:
         self._sender, self._is_decoupled = request.get_response_sender(), is_decoupled
         self._lock = threading.Lock()
         self._is_closed = False
-        self._parameters, self._error = _parsed(request.parameters())
+        self._parameters, self._error = read_parameters(request)
         self.as_json = self._parameters.get(JSON_ERRORS) is True
         self.is_canary = self._parameters.get(CANARY) is True
         self.answers_to = self._parameters.get(ANSWERS_TO)
@@ -80,7 +79,7 @@ class TritonResponseSender:
         """All of the request's parameters, including the server's own.
 
         Raises:
-            ValidationError: one is given twice; Triton would use either value.
+            ValidationError: one is given twice, or is not UTF-8.
         """
         if self._error is not None:
             raise self._error
@@ -172,14 +171,6 @@ class TritonResponseSender:
             self._sender.send(flags=FINAL)
         except Exception:
             logger.exception("a client waits for an end that cannot be sent")
-
-
-def _parsed(text: str) -> tuple[dict[str, Any], ValidationError | None]:
-    """Parameters, and their error if they are wrong; they determine how errors are sent."""
-    try:
-        return parsed_parameters(text), None
-    except ValidationError as error:
-        return json.loads(text), error
 
 
 def _later(function: Callable[..., None], *arguments: Any) -> None:

@@ -130,20 +130,39 @@ def integers(request: Any, name: str) -> list[int] | None:
     return None if found is None else found.reshape(-1).tolist()
 
 
-def parsed_parameters(text: str) -> dict[str, Any]:
+def parsed_parameters(request: Any) -> dict[str, Any]:
     """All of a request's parameters, including the server's own.
 
     Raises:
-        ValidationError: one is given twice; Triton would use either value.
+        ValidationError: as ``read_parameters`` returns.
     """
+    found, error = read_parameters(request)
+    if error is not None:
+        raise error
+    return found
+
+
+def read_parameters(request: Any) -> tuple[dict[str, Any], ValidationError | None]:
+    """Parameters, and their error if they are wrong; they determine how errors are sent.
+
+    Wrong is one that is given twice, of which Triton would use either value, and what is not UTF-8:
+    a header that the server forwards may hold any byte.
+    """
+    try:
+        text = request.parameters()
+    except UnicodeDecodeError:
+        names = ", ".join(FORWARDED)
+        return {}, ValidationError(
+            f"a parameter, or one of the forwarded headers ({names}), is not UTF-8"
+        )
     if not text:
-        return {}
+        return {}, None
     try:
         found: dict[str, Any] = json_text.loads(text)
     except ValueError as error:
-        raise ValidationError(f"parameters: {error}") from None
+        return json.loads(text), ValidationError(f"parameters: {error}")
     # HTTP's headers come in the case in which they were sent.
-    return {k.lower() if k.lower() in FORWARDED else k: v for k, v in found.items()}
+    return {k.lower() if k.lower() in FORWARDED else k: v for k, v in found.items()}, None
 
 
 def own_parameters(found: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:

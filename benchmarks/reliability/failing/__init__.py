@@ -1,0 +1,1 @@
+"""What is done to a server one by one: each module has rows of one kind."""
