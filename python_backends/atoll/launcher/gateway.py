@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -21,7 +22,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from atoll.errors import NotReady
+from atoll.launcher.processes import how_ended
 from atoll.weights.embedded import cache_folder
+
+logger = logging.getLogger(__name__)
 
 _MODULE = "atoll_client.gateway.main"
 _NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx", "prometheus_client")
@@ -175,9 +179,10 @@ class GatewayProcess:
     def _keep(self) -> None:
         while not self._stopping.is_set():
             assert self._process is not None
-            self._process.wait()
+            code = self._process.wait()
             if self._stopping.wait(_RESTART_S):
                 return
             self.num_restarts += 1
+            logger.warning("the gateway %s; it is started again", how_ended(code))
             self._process = self._launch()
             self.sleep(self._asleep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,11 @@ def launch(
         errors="replace",
         start_new_session=True,
     )
+
+
+def how_ended(code: int) -> str:
+    """In words, by the exit status of ``subprocess``."""
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"
 
 
 def end_with_children(process: subprocess.Popen[str], grace_s: float) -> None:

@@ -48,6 +48,15 @@ class Stub:
         except psutil.NoSuchProcess:
             return False
 
+    def is_stopped(self) -> bool:
+        """Whether a signal has stopped it, so that it answers nobody until another one comes."""
+        try:
+            return self.is_running() and (
+                psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+            )
+        except psutil.NoSuchProcess:
+            return False
+
     def kill(self) -> None:
         """Ends it at once."""
         if self.is_running():

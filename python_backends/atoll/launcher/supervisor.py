@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import time
 from collections.abc import Callable, Iterable
 
 import psutil
 
 from atoll.errors import AtollError
+from atoll.launcher.processes import how_ended
 from atoll.launcher.server import ServerProcess
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
@@ -51,7 +51,7 @@ class Supervisor:
             if time.monotonic() - began >= _RECOVERED_S:
                 pause_s = 0.0
             if not self._ended_on_purpose:
-                self._say(f"{self._process.log_tail()}\nthe server {_how(code)}")
+                self._say(f"{self._process.log_tail()}\nthe server {how_ended(code)}")
             self._ended_on_purpose = False
             pause_s = self._start(pause_s)
 
@@ -94,7 +94,3 @@ def _connections(pid: int) -> list[psutil._ntuples.pconn]:
         found = psutil.Process(pid).net_connections(kind="tcp")
         return [c for c in found if c.raddr and c.status == psutil.CONN_ESTABLISHED]
     return []
-
-
-def _how(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}"

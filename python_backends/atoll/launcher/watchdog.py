@@ -1,9 +1,9 @@
 """Reloads models whose process crashed: the server neither restarts nor reports them.
 
-A process that has ended is noticed at once, by its pid; one that is running but cannot answer, by
-the canary. The server never answers the requests of a process that has ended, and a model that
-waits for such an answer never answers either. Models that call the crashed one are therefore
-loaded again with it.
+A process that has ended, or that a signal has stopped, is noticed at once, by its pid; one that is
+running but cannot answer, by the canary. The server never answers the requests of a process that
+has ended, and a model that waits for such an answer never answers either. Models that call the
+crashed one are therefore loaded again with it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from atoll.catalogue import ServedModel
@@ -33,6 +33,8 @@ _CRASHED = (
 # Triton's message for a process that has ended, or was silent for too long.
 _GIVEN_UP = "Stub process"
 _LOOK_S = 0.5
+# A process that a signal has stopped for so long is ended, and so loaded again.
+_STOPPED_S = 5.0
 
 
 class _Watched:
@@ -133,11 +135,28 @@ class Watchdog:
                 thread.join(timeout=max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
+        stopped: dict[Stub, float] = {}
         while not self._stopped.wait(min(_LOOK_S, self._interval_s)):
+            stopped = self._end_stopped(stopped)
             running = self._num_running()
             for model in self._models:
                 if running[model.name] < self._num_wanted[model.name]:
                     self._check_process(model)
+
+    def _end_stopped(self, before: Mapping[Stub, float]) -> dict[Stub, float]:
+        """Ends what is stopped for too long; returns what is stopped now, and since when. Its
+        requests would wait for ever: to Triton, it is a model that is busy."""
+        now = time.monotonic()
+        found = [s for s in self._running() if s.model in self._watched and s.is_stopped()]
+        since = {stub: before.get(stub, now) for stub in found}
+        for stub, began in since.items():
+            if now - began >= _STOPPED_S:
+                logger.error(
+                    "model %r: its process %d was stopped by a signal %.0f s ago; ending it",
+                    stub.model, stub.pid, now - began,
+                )  # fmt: skip
+                stub.kill()
+        return since
 
     def _check_process(self, model: ServedModel) -> None:
         with self._lock:
