@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -53,6 +53,23 @@ def configure(options: LogOptions, about: Mapping[str, str]) -> None:
     handler.setFormatter(JsonLines(about) if is_json else TextLines(about.get("model", "")))
     logging.basicConfig(level=options.log_level.upper(), handlers=[handler], force=True)
     logging.getLogger(REQUESTS).setLevel(logging.INFO)
+
+
+def copy_to(write: Callable[[str], None]) -> None:
+    """Has every log line of this process written there, too."""
+    root = logging.getLogger()
+    copying = _Copying(write)
+    copying.setFormatter(root.handlers[0].formatter)
+    root.addHandler(copying)
+
+
+class _Copying(logging.Handler):
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._write(self.format(record))
 
 
 def is_json() -> bool:

@@ -166,6 +166,11 @@ def test_any_checkpoint_becomes_an_entry(tmp_path: Path) -> None:
         assert entry.settings == ({"max_batch_tokens": "64"} if entry.task == "embed" else {})
     named = choose([str(first)], None, {"served_model_name": "mine"})
     assert [(e.name, dict(e.settings)) for e in named.entries] == [("mine", {})]
+    assert not named.notes
+    for model in (str(first), "all-minilm-l6-v2"):
+        asked = choose([model], None, {"served_model_name": "Mine/Own"})
+        assert [entry.name for entry in asked.entries] == ["own"]
+        assert "served as 'own', not as 'Mine/Own'" in asked.notes[0]
     with pytest.raises(ConfigError, match="single --model-id"):
         choose(ids, None, {"served_model_name": "mine"})
 

@@ -57,7 +57,8 @@ def test_a_stream_goes_on_while_others_come_and_go(
     admin: Administered, tiny_classifier: Path
 ) -> None:
     counting = admin.begin("count", 100_000)
-    events = admin.do("models/load", model=str(tiny_classifier))
+    events = admin.do("models/load", model=str(tiny_classifier), name="a/Tiny-Classify")
+    assert "served as 'tiny-classify', not as 'a/Tiny-Classify'" in events[1]["note"]
     phases = [event.get("phase") for event in events]
     assert phases[0] == "fetching" and phases[-3:] == ["warming up", "ready", None]
     assert "starting" in phases and events[-1] == {"models": ["tiny-classify"]}
@@ -248,7 +249,10 @@ def test_the_commands(admin: Administered) -> None:
     assert json.loads(done.stdout) == {"models": ["other"]}
     log = runner.invoke(app, ["logs", "-n", "1000", "--model", "count"]).output
     assert log and all("count" in line for line in log.splitlines())
-    assert KEY not in runner.invoke(app, ["logs", "-n", "100000"]).output
+    whole = runner.invoke(app, ["logs", "-n", "100000"]).output
+    assert KEY not in whole and 'process="gateway"' in whole
+    nobody = runner.invoke(app, ["logs", "--model", "nosuch"]).exception
+    assert "no line names; the models: bad, count" in str(nobody)
     for grace in ("nan", "-1", "inf"):
         refused = runner.invoke(app, ["unload", "count", f"--grace={grace}"])
         assert f"--grace is {grace}" in str(refused.exception)
@@ -262,6 +266,8 @@ def test_a_server_that_ends_comes_back_with_what_was_loaded(admin: Administered)
     admin.do("models/unload", model="count")
     admin.server.tritonserver.kill()
     admin.server.wait_for("ready again after")
+    # The launcher's own lines, too.
+    assert "atoll.serve: ready again after" in "".join(admin.client.logs(1000, "", False))
     models = admin.models()
     assert (models["other"]["state"], models["count"]["state"]) == ("ready", "unloaded")
     assert admin.do("models/load", model="count")[-1] == {"models": ["count"]}

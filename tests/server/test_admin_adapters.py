@@ -60,6 +60,7 @@ def test_adapters_come_and_go(admin: Administered, adapters: Path) -> None:
     for wrong in ({}, {b"authorization": b"Bearer \xff\xfe"}):
         assert ask("load", wrong, **vllm).status_code == 401
     assert "--lora-folder" in ask("load", keyed, **vllm | {"lora_path": "/etc"}).text
+    assert "a relative path" in ask("load", keyed, **vllm | {"lora_path": "./one"}).text
     assert ask("load", keyed, **vllm).text == "Success: LoRA adapter 'poet' added successfully."
     assert "poet" in listed(admin) and admin.models()["base"]["adapters"] == ["poet"]
     first = said(admin, "poet")

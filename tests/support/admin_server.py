@@ -143,7 +143,7 @@ def administered(folder: Path, runtime: Path, *arguments: str) -> Iterator[Admin
     with serving(
         folder, "--repository", str(repository), "--model-id=count", "--watch-interval=0.5",
         f"--admin-key-file={key_file}", f"--admin-port={port}", *arguments,
-        XDG_RUNTIME_DIR=str(runtime),
+        XDG_RUNTIME_DIR=str(runtime), ATOLL_LOG_REQUESTS="true",
     ) as server:  # fmt: skip
         (address,) = (runtime / "atoll").iterdir()
         with AdminClient(address) as client:

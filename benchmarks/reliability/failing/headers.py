@@ -120,7 +120,7 @@ def _triton_http(server: Serving) -> Case:
                     status = _ask(client, path, {"inputs": [tensor]}, header, value)
                 except httpx.TimeoutException:
                     status = -1
-                ends["no answer" if status <= 0 else str(status)] += 1
+                ends[{-1: "no answer", 0: "connection closed"}.get(status, str(status))] += 1
             for value in _CONTROL.values():
                 status = _raw(server, "http-port", path, {"inputs": [tensor]}, header, value)
                 ends[str(status) if status else "connection closed"] += 1

@@ -38,6 +38,8 @@ def end_of(text: str) -> str:
         return "error: silent"
     if "has ended" in text or "not healthy" in text or "lost" in text:
         return "error: its process has ended"
+    if "loaded again" in text or "service_unavailable" in text:
+        return "error: being loaded again"
     if text.startswith("error: RemoteProtocolError") or "UNAVAILABLE" in text:
         return "error: connection closed"
     if "shutting down" in text:

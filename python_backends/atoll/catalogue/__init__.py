@@ -1,6 +1,6 @@
 """What can be served: known entries, entries made from any checkpoint, and their Triton files."""
 
-from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name
+from atoll.catalogue.entries import ENTRIES, Entry, entry_for, entry_name, renamed
 from atoll.catalogue.pipelines import PIPELINES, Pipeline, session
 from atoll.catalogue.render import differences, render, write_repository
 from atoll.catalogue.repository import ServedModel, read_repository
@@ -18,6 +18,7 @@ __all__ = [
     "differences",
     "entry_for",
     "entry_name",
+    "renamed",
     "read_model",
     "read_repository",
     "render",

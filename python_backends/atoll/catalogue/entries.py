@@ -77,6 +77,14 @@ def entry_name(model_id: str, taken: Collection[str] = ()) -> str:
     return name
 
 
+def renamed(asked: str, name: str) -> str:
+    """What is said to who asked for another name."""
+    return (
+        f"the model is served as {name!r}, not as {asked!r:.80}: a name is the last part of a "
+        "path, of lower-case letters, digits and the characters . _ -"
+    )
+
+
 def entry_for(
     model_id: str,
     detected: Detected,

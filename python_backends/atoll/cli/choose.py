@@ -16,6 +16,7 @@ from atoll.catalogue import (
     entry_name,
     read_model,
     read_repository,
+    renamed,
     session,
 )
 from atoll.config import Settings
@@ -95,6 +96,8 @@ def choose(
     for model_id in model_ids:
         entries.append(entry_of(model_id, settings, taken=[entry.name for entry in entries]))
     notes = task_settings.told(settings, {entry.name: entry.task for entry in entries})
+    if asked := settings.get("served_model_name"):
+        notes = (*(() if asked == entries[0].name else (renamed(asked, entries[0].name),)), *notes)
     return Choice(entries=tuple(entries), notes=notes)
 
 
@@ -105,7 +108,8 @@ def entry_of(model_id: str, settings: Mapping[str, str], taken: Sequence[str] = 
     known = catalogue_entry(model_id)
     name = settings.get("served_model_name")
     if known is not None and not settings.keys() & {"revision", "task", "dense_path"}:
-        own = name or (known.name if known.name not in taken else entry_name(known.name, taken))
+        own = entry_name(name) if name else known.name
+        own = own if own not in taken else entry_name(own, taken)
         return replace(known, name=own, settings={**known.settings, **_own(settings, known.task)})
     model_id = known.model_id if known else model_id
     folder = local_folder(model_id)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from atoll.errors import ConfigError
 from atoll.launcher import ServerProcess
 from atoll.launcher.gateway import GatewayOptions, GatewayProcess, missing_packages
+from atoll.launcher.logs import add_line
 from atoll.launcher.ports import check_free
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -42,5 +44,6 @@ def gateway_of(
             port=port,
             grace_s=float(process.options.exit_timeout_s),
             settings=settings,
-        )
+        ),
+        note=partial(add_line, process.log_path),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +20,7 @@ from atoll.config import Settings
 from atoll.launcher import ServerProcess
 from atoll.launcher.admin.server import AdminServer
 from atoll.launcher.gateway import GatewayProcess
-from atoll.logs import LogOptions
+from atoll.logs import LogOptions, copy_to
 
 # Its level is its own: these lines are the command's output.
 logger = logging.getLogger("atoll.serve")
@@ -28,6 +28,9 @@ logger = logging.getLogger("atoll.serve")
 
 class Output(Protocol):
     """Any thread may call."""
+
+    def copy_to(self, write: Callable[[str], None]) -> None:
+        """Has the launcher's log lines and notes written there, too."""
 
     def note(self, text: str) -> None:
         """A sentence about what happens."""
@@ -62,9 +65,16 @@ class TextOutput:
         self._log = Console(stderr=True, soft_wrap=True)
         self._status: Status | None = None
         self._is_starting = False
+        self._copy: Callable[[str], None] = lambda line: None
+
+    def copy_to(self, write: Callable[[str], None]) -> None:
+        """See ``Output``."""
+        self._copy = write
+        copy_to(write)
 
     def note(self, text: str) -> None:
         """See ``Output``."""
+        self._copy(f"WARNING {logger.name}: {text}")
         self._log.print(text, markup=False, highlight=False, style="yellow")
 
     def triton(self, line: str) -> None:
@@ -134,6 +144,10 @@ class JsonOutput:
 
     def __init__(self) -> None:
         logger.setLevel(logging.INFO)
+
+    def copy_to(self, write: Callable[[str], None]) -> None:
+        """See ``Output``."""
+        copy_to(write)
 
     def note(self, text: str) -> None:
         """See ``Output``."""

@@ -36,7 +36,7 @@ class Shown:
         if phase is None or self._is_quiet:
             return
         text = _text(event)
-        is_end = phase in ("ready", "unloaded", "downloaded")
+        is_end = phase in ("named", "ready", "unloaded", "downloaded")
         if self._status is not None and not is_end:
             self._status.update(text)
             return
@@ -56,6 +56,8 @@ def _text(event: Mapping[str, Any]) -> str:
         size, seconds = event["memory_bytes"] / 1e6, event["seconds"]
         step = f" ({event['step']})" if event.get("step") else ""
         return f"loading {model}{step}: its process holds {size:.0f} MB after {seconds:.0f} s"
+    if phase == "named":
+        return str(event["note"])
     if phase == "draining":
         return f"{model}: its requests get {event['within_seconds']:g} s to finish"
     if phase in ("ready", "unloaded"):

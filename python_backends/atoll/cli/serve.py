@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -23,6 +24,7 @@ from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.admin.keys import read_key
 from atoll.launcher.admin.server import AdminServer
 from atoll.launcher.gateway import GatewayProcess, batch_folder
+from atoll.launcher.logs import add_line
 from atoll.launcher.ports import MAX_PORT, check_distinct
 from atoll.launcher.supervisor import Supervisor
 from atoll.logs import SERVER_WIDE, LogOptions, configure
@@ -184,6 +186,7 @@ def serve(
         show=out.triton,
         tell=out.phase,
     )
+    out.copy_to(partial(add_line, process.log_path))
     about = {"gateway": f"http://{host}:{port}"} if port else {}
     admin = administration(
         process, own, about, out.note, key=key,

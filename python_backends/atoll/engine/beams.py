@@ -54,7 +54,7 @@ class Searches:
 def deliver(sequence: RequestState, answers: Sequence[Answer]) -> None:
     """Passes a search's answers to the sinks of its request."""
     request = sequence.request
-    sequence.first_token = time.monotonic()
+    sequence.request.progress.first_token = time.monotonic()
     if request.options.prompt_logprobs:
         request.sink.on_prompt(sequence.prompt_logprobs)
     for sink, answer in zip(request.sinks, answers, strict=True):

@@ -230,8 +230,8 @@ class EngineCore:
         num_computed = row.num_new_tokens - len(row.draft)
         is_kept = self.scheduler.settle(sequence, row, len(tokens) - 1)
         sequence.draft = []
-        if sequence.first_token is None:
-            sequence.first_token = time.monotonic()
+        if sequence.request.progress.first_token is None:
+            sequence.request.progress.first_token = time.monotonic()
             if sequence.wants_prompt_logprobs:
                 sequence.request.sink.on_prompt(sequence.prompt_logprobs)
         for index, token in enumerate(tokens):

@@ -109,6 +109,15 @@ class SamplingOptions:
         )  # fmt: skip
 
 
+@dataclass(eq=False)
+class Progress:
+    """How far a request has come, in monotonic seconds; None: not so far. The engine writes it, any
+    thread may read: one that fails has no outcome."""
+
+    scheduled: float | None = None
+    first_token: float | None = None
+
+
 class Timing(NamedTuple):
     """Monotonic seconds; None: the request did not get that far."""
 
@@ -178,6 +187,7 @@ class Request:
     priority: int = 0
     prediction_ids: tuple[int, ...] = ()
     arrival: float = field(default_factory=time.monotonic)
+    progress: Progress = field(default_factory=Progress)
 
     @property
     def sinks(self) -> tuple[Sink, ...]:
@@ -234,8 +244,6 @@ class RequestState:
         self.prompt_logprobs = [Token(request.prompt_ids[0])]
         grammar, self.due = request.grammar, request.arrival
         self.matcher: Matcher | None = None if grammar is None else grammar.matcher()
-        self.scheduled: float | None = None
-        self.first_token: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -278,7 +286,8 @@ class RequestState:
 
     def outcome(self, reason: FinishReason) -> Outcome:
         """The outcome for the sink."""
-        timing = Timing(self.request.arrival, self.scheduled, self.first_token, time.monotonic())
+        arrival, come = self.request.arrival, self.request.progress
+        timing = Timing(arrival, come.scheduled, come.first_token, time.monotonic())
         num_input_tokens = len(self.request.encoder_ids) or self.num_prompt_tokens
         return Outcome(
             reason, num_input_tokens, self.num_cached_tokens, self.num_output_tokens, timing,

@@ -181,8 +181,8 @@ class Scheduler:
             budget = max(budget - num_encoder_tokens, 1)
             self.waiting.popleft()
             self.running.append(sequence)
-            if sequence.scheduled is None:
-                sequence.scheduled = time.monotonic()
+            if sequence.request.progress.scheduled is None:
+                sequence.request.progress.scheduled = time.monotonic()
                 sequence.num_cached_tokens = sequence.num_computed_tokens
                 self.cache.count_hit(sequence.num_tokens, sequence.num_computed_tokens)
             budget -= self._prefill(sequence, budget, plan)

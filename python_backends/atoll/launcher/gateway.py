@@ -17,7 +17,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,10 +95,12 @@ def missing_packages() -> list[str]:
 
 
 class GatewayProcess:
-    """``start``, ``wait_ready``, ``stop``."""
+    """``start``, ``wait_ready``, ``stop``. note: also gets each line that it logs."""
 
-    def __init__(self, options: GatewayOptions) -> None:
-        self.options = options
+    def __init__(
+        self, options: GatewayOptions, note: Callable[[str], None] = lambda line: None
+    ) -> None:
+        self.options, self._note = options, note
         self.num_restarts = 0
         self._asleep: Mapping[str, str] = {}
         self._stopping = threading.Event()
@@ -168,13 +170,25 @@ class GatewayProcess:
         self._thread.join(timeout=5)
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", _MODULE, "--exit-with-stdin"],
             stdin=subprocess.PIPE,
             env={**os.environ, **self.options.environment(), "PYTHONUNBUFFERED": "1"},
             # Ctrl-C is for the launcher, which then stops the gateway cleanly.
             start_new_session=True,
+            stderr=subprocess.PIPE,
         )
+        threading.Thread(
+            target=self._pass_on, args=(process,), name="atoll-gateway-log", daemon=True
+        ).start()
+        return process
+
+    def _pass_on(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        for raw in process.stderr:
+            line = raw.decode(errors="replace").rstrip("\n")
+            print(line, file=sys.stderr, flush=True)
+            self._note(line)
 
     def _keep(self) -> None:
         while not self._stopping.is_set():

@@ -1,4 +1,6 @@
-"""The server's output: written to a file, its end kept in memory, important lines shown.
+"""The log of a server, launcher and gateway: a file.
+
+The server's output is written to it, its end kept in memory, important lines shown.
 
 Knows tritonserver's line format and how it reports a model that failed to load. With ``json``, its
 lines are written and shown as objects like those of models; lines of models are such objects.
@@ -6,6 +8,7 @@ lines are written and shown as objects like those of models; lines of models are
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import threading
@@ -59,7 +62,8 @@ class LogPump:
         self.path = path
         self._options, self._read = options or LogOptions(), read
         self._on_failure = on_failure
-        self._mode = "a" if is_appending else "w"
+        if not is_appending:
+            path.write_text("")
         self._stream, self._show, self._verbose = stream, show, verbose
         self._tail: deque[str] = deque(maxlen=200)
         self._failures: dict[str, str] = {}
@@ -83,7 +87,8 @@ class LogPump:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        with self.path.open(self._mode, encoding="utf-8") as file:
+        # Appended to, as other processes' lines are.
+        with self.path.open("a", encoding="utf-8") as file:
             for raw in self._stream:
                 line = raw.rstrip("\n")
                 self.has_begun.set()
@@ -108,6 +113,13 @@ class LogPump:
         if failed:
             self._failures[failed["name"]] = reason(failed["reason"])
             self._on_failure(failed["name"])
+
+
+def add_line(path: Path, line: str) -> None:
+    """Adds a line of the launcher or the gateway to the log; without effect while there is no
+    server, if the log is in its folder."""
+    with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
 
 
 def _unquoted(text: str) -> str:

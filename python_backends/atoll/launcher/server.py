@@ -145,7 +145,7 @@ class ServerProcess:
 
     @property
     def log_path(self) -> Path:
-        """The file with the server's output."""
+        """The file with the output of the server and the lines of launcher and gateway."""
         return self.options.log_file or self.scratch / "server.log"
 
     def log_tail(self, count: int = 20) -> str:

@@ -53,10 +53,12 @@ class Observer:
             return
         self._tell(request.origin, request.report(), request.arrival, request.error, request)
 
-    def ended(self, origin: Origin, arrival: float, error: Exception | None) -> None:
-        """A request was refused, or had no parts."""
+    def ended(
+        self, origin: Origin, arrival: float, error: Exception | None, report: Report | None = None
+    ) -> None:
+        """A request was refused, or is none of ``ServedRequest``."""
         if self._options.log_requests or self._spans:
-            self._tell(origin, Report(), arrival, error, None)
+            self._tell(origin, report or Report(), arrival, error, None)
 
     def close(self) -> None:
         """Sends the remaining spans, unless the collector is slow or unreachable."""

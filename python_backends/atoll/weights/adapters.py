@@ -15,6 +15,7 @@ from atoll.weights.progress import download_bar
 
 _CONFIG = "adapter_config.json"
 _FILES = (_CONFIG, "adapter_model.safetensors", "adapter_model.bin")
+_NAME = re.compile(r"[A-Za-z0-9._@+/-]{1,200}")
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -22,7 +23,7 @@ def parse_adapters(setting: str | None) -> dict[str, str]:
     """``name=source`` pairs, separated by commas; a source alone is named after its last part.
 
     Raises:
-        ConfigError: an empty name or source, or a name given twice.
+        ConfigError: an empty name or source, a name given twice, or one that is none.
     """
     found: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in (setting or "").split(","))):
@@ -30,10 +31,20 @@ def parse_adapters(setting: str | None) -> dict[str, str]:
         if not source or (separator and not name):
             raise ConfigError(f"lora_adapters: {item!r} is not name=folder")
         name = name or Path(source).expanduser().resolve().name
+        check_name("lora_adapters: the name", name)
         if name in found:
             raise ConfigError(f"lora_adapters: the name {name!r} is given twice")
         found[name] = source
     return found
+
+
+def check_name(what: str, name: str) -> None:
+    """Raises ConfigError: an adapter cannot be asked for by this name; ``what`` has it."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{what} is {name!r:.80}; it must be of at most 200 ASCII letters, digits and the "
+            "characters . _ - / @ +"
+        )
 
 
 def adapter_folders(setting: str | None, cache: str | Path | None = None) -> dict[str, Path]:

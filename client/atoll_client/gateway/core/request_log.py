@@ -36,13 +36,15 @@ class RequestLog:
             "num_input_tokens": usage.num_input_tokens,
             "num_output_tokens": usage.num_output_tokens,
             "finish_reason": ",".join(usage.finish_reasons),
-            "first_token_s": "" if usage.first_s is None else round(usage.first_s, 6),
+            "first_token_s": None if usage.first_s is None else round(usage.first_s, 6),
             "seconds": round(time.perf_counter() - request.started, 6),
         }
         # Values are JSON in both formats, so that a path cannot start a new line.
         line = (
             json.dumps(facts)
             if self._form == "json"
-            else " ".join(f"{k}={json.dumps(v)}" for k, v in facts.items() if v not in ("", 0))
+            else " ".join(
+                f"{k}={json.dumps(v)}" for k, v in facts.items() if v not in ("", 0, None)
+            )
         )
         print(line, file=self._stream, flush=True)

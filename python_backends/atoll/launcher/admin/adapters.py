@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -14,11 +13,10 @@ from atoll.errors import AtollError, ConfigError, NotReady
 from atoll.launcher.admin.control import ModelControl
 from atoll.launcher.admin.loading import Report, why
 from atoll.launcher.stubs import find_stubs
-from atoll.weights.adapters import adapter_folder, is_local
+from atoll.weights.adapters import adapter_folder, check_name, is_local
 from atoll.weights.progress import downloads_told
 
 _ANSWER_S = 600.0
-_NAME = re.compile(r"[A-Za-z0-9._@+/-]{1,200}")
 
 
 @dataclass(frozen=True)
@@ -122,11 +120,7 @@ class AdapterControl:
         return list(facts.get("adapters") or ())
 
     def _check_name(self, name: str, model: ServedModel) -> None:
-        if not _NAME.fullmatch(name):
-            raise ConfigError(
-                f"lora_name is {name!r:.80}; it must be of at most 200 ASCII letters, digits and "
-                "the characters . _ - / @ +"
-            )
+        check_name("lora_name", name)
         others = [m for m in self._control.process.models if m.task == "generate"]
         taken = {m.name for m in self._control.process.models}
         taken |= {n for m in others if m.name != model.name for n in self._names(m)}
@@ -146,10 +140,19 @@ class AdapterControl:
             )
 
     def _check_path(self, wanted: Wanted) -> None:
-        """Raises ConfigError: the client may not name this path."""
-        if wanted.is_own or not is_local(wanted.path):
+        """Raises ConfigError: the client may not name this path, or it depends on where the server
+        was started."""
+        if not is_local(wanted.path):
             return
-        path = Path(wanted.path).expanduser().resolve()
+        given = Path(wanted.path).expanduser()
+        if not given.is_absolute():
+            raise ConfigError(
+                f"lora_path is {wanted.path!r}, a relative path; name a folder of the server's "
+                "machine by its whole path, or give a hub id"
+            )
+        if wanted.is_own:
+            return
+        path = given.resolve()
         if self._folder is None:
             raise ConfigError(
                 f"lora_path is {wanted.path!r}: without --lora-folder, it must be a hub id"

@@ -27,7 +27,7 @@ from atoll.launcher.admin.control import ModelControl
 from atoll.launcher.admin.idle import IdleModels
 from atoll.launcher.admin.keys import is_key
 from atoll.launcher.admin.loading import Report
-from atoll.launcher.admin.log_lines import MAX_LINES, log_lines
+from atoll.launcher.admin.log_lines import MAX_LINES, log_lines, names
 from atoll.launcher.admin.operations import answer
 from atoll.launcher.admin.report import report
 
@@ -179,9 +179,13 @@ class _Routes:
             raise _Refused(f"lines is {lines!r}; it must be a number, at most {MAX_LINES}")
         if follow not in (*_TRUE, *_FALSE):
             raise _Refused(f"follow is {follow!r}; it must be true or false")
-        found = log_lines(
-            self._control.process.log_path, int(lines), query.get("model", ""), follow in _TRUE
-        )
+        path, model = self._control.process.log_path, query.get("model", "")
+        known = self._control.served.known()
+        # One that has failed to load is gone, its lines are not.
+        if model and model not in known and not await asyncio.to_thread(names, path, model):
+            shown = ", ".join(sorted(known)) or "none"
+            raise _Refused(f"model is {model!r:.200}, which no line names; the models: {shown}")
+        found = log_lines(path, int(lines), model, follow in _TRUE)
         return StreamingResponse(found, media_type="text/plain; charset=utf-8")
 
 

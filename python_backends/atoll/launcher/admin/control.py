@@ -11,7 +11,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from atoll.catalogue import Entry, ServedModel, session
+from atoll.catalogue import Entry, ServedModel, renamed, session
 from atoll.errors import AtollError, ConfigError
 from atoll.launcher.admin.loading import Report, bring_up, touch
 from atoll.launcher.admin.served import Served
@@ -53,6 +53,10 @@ class ModelControl:
         report({"phase": "fetching", "model": wanted})
         with downloads_told(_bytes_told(wanted, report)):
             entry = self._make_entry(wanted, settings)
+        asked = settings.get("served_model_name", entry.name)
+        if asked != entry.name:
+            note = renamed(asked, entry.name)
+            report({"phase": "named", "model": entry.name, "note": note})
         with self._locks[entry.name]:
             is_new = self.served.place(entry, settings)
             try:

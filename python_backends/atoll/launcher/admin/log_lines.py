@@ -11,6 +11,14 @@ _LOOK_S = 0.3
 MAX_LINES = 100_000
 
 
+def names(path: Path, model: str) -> bool:
+    """Whether a line of the log names a model."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any(model in line for line in file)
+
+
 async def log_lines(
     path: Path, num_lines: int, model: str, is_following: bool
 ) -> AsyncIterator[str]:

@@ -175,11 +175,7 @@ class GenerationRequest(ServedRequest):
     def report(self) -> Report:
         """See ``ServedRequest``."""
         sampling = self.asked.options.sampling
-        moments, completions = [self.arrival, self.submitted], self.completions
-        if completions and completions[0].outcome is not None:
-            t = completions[0].outcome.timing
-            if t.scheduled is not None and t.first_token is not None:
-                moments += [t.scheduled, t.first_token, t.finished, time.monotonic()]
+        completions = self.completions
         options: dict[str, Any] = {
             "max_tokens": sampling.max_new_tokens, "choice.count": self.asked.options.n,
         }  # fmt: skip
@@ -193,9 +189,20 @@ class GenerationRequest(ServedRequest):
             self.num_input_tokens,
             sum(completion.num_output_tokens for completion in completions),
             tuple(c.finish_reason for c in completions if c.finish_reason),
-            parts_of(("tokenize", "queue", "prefill", "decode", "send"), moments),
+            parts_of(("tokenize", "queue", "prefill", "decode", "send"), self._moments()),
             {f"gen_ai.request.{name}": value for name, value in options.items()},
         )
+
+    def _moments(self) -> list[float]:
+        """The borders of its parts, up to now: one that has failed ended in the last of them."""
+        found = [self.arrival]
+        if self._requests:
+            come = self._requests[0].progress
+            found += [self.submitted, *([come.scheduled] if come.scheduled is not None else [])]
+            found += [come.first_token] if come.first_token is not None else []
+        if self.error is None and self.completions and self.completions[0].outcome is not None:
+            found.append(self.completions[0].outcome.timing.finished)
+        return [*found, time.monotonic()]
 
     def asked_text(self) -> Any:
         """See ``ServedRequest``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -18,6 +21,20 @@ class Part(NamedTuple):
     name: str
     began: float
     ended: float
+
+
+# Of the request that a pipeline answers: what ``part`` adds to.
+PARTS: ContextVar[list[Part]] = ContextVar("parts")
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """``with``: a part of the request's time, also if it fails."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        PARTS.get().append(Part(name, began, time.monotonic()))
 
 
 def parts_of(names: Sequence[str], moments: Sequence[float]) -> list[Part]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from atoll import json_text
 from atoll.errors import ConfigError, ValidationError
+from atoll.serving.requests.report import part
 from atoll.serving.requests.validation import refuse_empty
 from atoll.serving.tasks.linked_models import Link, LinkedModel, Search
 from atoll.serving.tasks.pipeline import reranked, similarities
@@ -66,14 +67,20 @@ class HybridSearchModel(LinkedModel):
         if asked:
             # Embedders would name it by another index; a reranker alone takes it.
             refuse_empty("text_input", texts)
-        found = await asyncio.gather(*(first[ranking](search) for ranking in asked))
+
+        async def ranked(ranking: str) -> Array:
+            with part(ranking):
+                return await first[ranking](search)
+
+        found = await asyncio.gather(*map(ranked, asked))
         fused = np.zeros(len(texts))
         for ranking, similarity in zip(asked, found, strict=True):
             fused += weights[ranking] * reciprocal_ranks(similarity, k)
         kept = np.argsort(-fused, kind="stable")
         if weights.get("rerank"):
             kept = kept[:num_retrieved] if asked else kept
-            _, logits = await reranked(self.models["rerank"], search, kept.tolist())
+            with part("rerank"):
+                _, logits = await reranked(self.models["rerank"], search, kept.tolist())
             # Of equals, the one that the reranker prefers.
             kept, logits = _by(logits, kept, logits)
             fused[kept] += weights["rerank"] * reciprocal_ranks(logits, k)

@@ -17,7 +17,7 @@ from atoll.serving.links import wrong_link
 from atoll.serving.observer import Observer
 from atoll.serving.requests.limits import TIMEOUT, refuse_time_limit
 from atoll.serving.requests.priority import PRIORITY
-from atoll.serving.requests.report import FORWARDED, Origin
+from atoll.serving.requests.report import FORWARDED, PARTS, Origin, Part, Report
 from atoll.serving.robust_mutexes import end_without_marks
 from atoll.serving.triton import model_requests, tensors
 
@@ -64,7 +64,8 @@ class LinkedModel(ABC):
     async def _guarded(self, request: Any) -> Any:
         """In a task of its own, and so in its own context."""
         arrival, (given, wrong) = time.monotonic(), tensors.read_parameters(request)
-        origin, error = Origin(), None
+        origin, error, parts = Origin(), None, list[Part]()
+        PARTS.set(parts)
         try:
             if wrong is not None:
                 raise wrong
@@ -77,7 +78,7 @@ class LinkedModel(ABC):
             return tensors.failure(error, given.get(tensors.JSON_ERRORS) is True)
         finally:
             if given.get(tensors.CANARY) is not True:
-                self.observer.ended(origin, arrival, error)
+                self.observer.ended(origin, arrival, error, Report(parts=parts))
 
 
 class Search(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from atoll.errors import ConfigError, ValidationError
+from atoll.serving.requests.report import part
 from atoll.serving.requests.validation import refuse_empty
 from atoll.serving.tasks.linked_models import Link, LinkedModel, Search
 from atoll.serving.triton import tensors
@@ -42,9 +43,11 @@ class RetrieveRerankModel(LinkedModel):
         refuse_empty("text_input", search.texts)
         count = tensors.as_int("num_retrieved", given.get("num_retrieved", self.num_retrieved), 1)
         top_k = tensors.as_int("top_k", given.get("top_k", count), 1)
-        similarity = await similarities(self.embedder, search)
+        with part("retrieve"):
+            similarity = await similarities(self.embedder, search)
         kept = np.argsort(-similarity, kind="stable")[:count]
-        scores, logits = await reranked(self.reranker, search, kept.tolist())
+        with part("rerank"):
+            scores, logits = await reranked(self.reranker, search, kept.tolist())
         order = np.argsort(-logits, kind="stable")[:top_k]
         return {"index": kept[order].astype(np.int32), "score": scores[order]}
 
