@@ -155,15 +155,18 @@ async def _pump(
         queue.put_nowait(error)
 
 
-def check_answers(context: Context, model: ModelInfo, num_prompts: int, num_answers: int) -> None:
-    """Raises ValidationError: a request asks for too many answers. num_answers: per prompt."""
+def check_answers(
+    context: Context, model: ModelInfo, num_prompts: int, num_answers: int, field: str = "n"
+) -> None:
+    """Raises ValidationError: a request asks for too many answers. num_answers: per prompt, as
+    ``field`` says."""
     held = int(model.facts.get("max_concurrent_requests") or num_prompts * num_answers)
     limit, name = context.settings.max_answers, "max_answers"
     if held < limit:
         limit, name = held, "the model's max_concurrent_requests"
     if num_prompts * num_answers > limit:
         raise ValidationError.of(
-            "n",
+            field,
             f"is {num_answers}, for {num_prompts} prompts: {num_prompts * num_answers} answers "
             f"in one request; {name} is {limit}",
         )

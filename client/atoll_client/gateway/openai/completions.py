@@ -60,7 +60,8 @@ async def completions(
     _check(body)
     items, _ = batch(body.prompt, "prompt")
     encoders.check_batch(request, context, len(items), model, "prompt")
-    check_answers(context, model, len(items), body.best_of or body.n)
+    wanted = "n" if body.best_of is None else "best_of"
+    check_answers(context, model, len(items), body.best_of or body.n, wanted)
     jobs = _jobs(request, body, model, items)
     echoes = await _echoes(request, context, body, model, items)
     head = identity(body.model or model.name, "cmpl")
