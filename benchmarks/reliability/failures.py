@@ -3,8 +3,8 @@
 ``python benchmarks/reliability/failures.py --out docs/benchmarks`` writes ``failures.md``,
 ``failures.json`` and the section "Failures one by one" of ``docs/reliability.md``. The rows are
 those of ``failing/``: processes that are killed, headers, hostile bodies, requests that ask for too
-much, and signals. ``--rows F1,F3`` tries some of them; without ``--out``, nothing is written. The
-exit status says whether everything was as it should be.
+much, and signals. ``--rows F1,F3`` does some of them again; what was found of the others stays.
+Without ``--out``, nothing is written. The exit status says whether everything was as it should be.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
+import transformers as hf
 from failing import headers, hostile, large, processes, stopping
-from failing.case import Case
+from failing.case import RERANKER, Case
+from gateways import EMBEDDER, GENERATOR
 from harness.measure import machine
 from serving import Serving, serving
+from tiny.checkpoint import Variant
+from tiny.checkpoint import write as write_checkpoint
+from tiny.encoder_sizes import SIZES
+from tiny.encoders import write_text_files
 
 _COMMAND = "python benchmarks/reliability/failures.py --out docs/benchmarks"
 _HEADING = "## Failures one by one"
@@ -61,8 +67,8 @@ def measure(rows: set[str]) -> Iterator[Case]:
             with (
                 tempfile.TemporaryDirectory() as folder,
                 serving(
-                    Path(folder), ATOLL_NUM_THREADS="1", XDG_RUNTIME_DIR=folder,
-                    ATOLL_GATEWAY_BATCH_FOLDER=f"{folder}/batches",
+                    Path(folder), *_models(Path(folder), rows), ATOLL_NUM_THREADS="1",
+                    XDG_RUNTIME_DIR=folder, ATOLL_GATEWAY_BATCH_FOLDER=f"{folder}/batches",
                 ) as server,
             ):  # fmt: skip
                 for cases in wanted:
@@ -70,6 +76,17 @@ def measure(rows: set[str]) -> Iterator[Case]:
     for row, alone in _ALONE.items():
         if row in rows:
             yield from alone()
+
+
+def _models(folder: Path, rows: set[str]) -> Sequence[str]:
+    """Flags for the two embedded models and, where it is asked, a tiny reranker."""
+    if "F5" not in rows:
+        return ()
+    place = folder / RERANKER
+    config = hf.BertConfig(**SIZES | {"max_position_embeddings": 512}, num_labels=1)
+    write_checkpoint(Variant(RERANKER, lambda: hf.BertForSequenceClassification(config)), place)
+    write_text_files(place)
+    return [f"--model-id={one}" for one in (EMBEDDER, GENERATOR, place)]
 
 
 def write(cases: Sequence[Case], out: Path) -> None:
@@ -94,6 +111,13 @@ def write(cases: Sequence[Case], out: Path) -> None:
     head, _, rest = text.partition(_HEADING)
     _, mark, tail = rest.partition("\n## ")
     summary.write_text(f"{head}{_HEADING}\n\n{_section(cases)}\n{mark}{tail}")
+
+
+def _kept(out: Path, again: set[str]) -> list[Case]:
+    """What was found before of rows that were not done again."""
+    file = out / "failures.json"
+    before = json.loads(file.read_text())["cases"] if file.is_file() else []
+    return [Case(**case) for case in before if case["row"] not in again]
 
 
 def _tables(cases: Sequence[Case]) -> Iterator[str]:
@@ -145,7 +169,7 @@ def main() -> None:
         found.append(case)
         print("ok   " if case.is_right else "WRONG", *case[:4], sep=" | ", flush=True)
     if arguments.out is not None:
-        write(found, arguments.out)
+        write([*found, *_kept(arguments.out, {case.row for case in found})], arguments.out)
     sys.exit(not all(case.is_right for case in found))
 
 

@@ -21,7 +21,8 @@ from serving import Serving
 
 from atoll.launcher.stubs import find_stubs
 
-PATIENCE_S = 120.0
+PATIENCE_S = 180.0
+RERANKER = "tiny-reranker"
 EMBED: tuple[str, dict[str, Any]] = ("/embed", {"model": EMBEDDER, "inputs": "a reef"})
 CHAT: tuple[str, dict[str, Any]] = (
     "/v1/chat/completions",

@@ -14,7 +14,7 @@ from gateways import EMBEDDER, GENERATOR
 from long_requests import running, wait_until
 from serving import Serving
 
-from failing.case import CHAT, EMBED, Case, post
+from failing.case import CHAT, EMBED, RERANKER, Case, post
 
 _LIMIT = 300
 _FEW: dict[str, Any] = {"model": GENERATOR, "prompt": ["a"] * 32, "max_tokens": 4}
@@ -29,11 +29,12 @@ _LARGE: Sequence[tuple[str, str, dict[str, Any]]] = (
     ("logprobs 20 of 400 tokens", CHAT[0],
      {**CHAT[1], "logprobs": True, "top_logprobs": 20, "max_tokens": 400, "ignore_eos": True}),
     ("2,048 texts", "/v1/embeddings", {"model": EMBEDDER, "input": ["a reef in the tide"] * 2048}),
-    ("100,000 texts", "/v1/embeddings", {"model": EMBEDDER, "input": ["a"] * 100_000}),
-    ("scores of 100,000 texts", "/v1/score",
-     {"model": EMBEDDER, "text_1": "a", "text_2": ["b"] * 100_000}),
+    ("2,049 texts", "/v1/embeddings", {"model": EMBEDDER, "input": ["a"] * 2049}),
+    ("100,000 texts (TEI)", "/embed", {"model": EMBEDDER, "inputs": ["a"] * 100_000}),
     ("100,000 documents to rerank", "/v1/rerank",
-     {"model": EMBEDDER, "query": "a", "documents": ["b"] * 100_000}),
+     {"model": RERANKER, "query": "a", "documents": ["b"] * 100_000}),
+    ("100,000 documents to rerank (TEI)", "/rerank",
+     {"model": RERANKER, "query": "a", "texts": ["b"] * 100_000}),
     ("a tool of 1 MB", CHAT[0], {**CHAT[1], "tools": [_TOOL]}),
     ("100 tools of 10 KB", CHAT[0], {**CHAT[1], "tools": [
         {"type": "function", "function": {"name": f"f{i}", "description": "x" * 10_000}}
@@ -80,14 +81,17 @@ def _one(server: Serving, what: str, path: str, body: dict[str, Any], idle: floa
     thread = threading.Thread(target=probe, daemon=True)
     thread.start()
     began = time.monotonic()
-    answer = post(server, path, body)
+    try:
+        answer = post(server, path, body)
+        status, text = answer.status_code, answer.text
+    except httpx.TransportError as error:
+        status, text = 599, repr(error)
     seconds = time.monotonic() - began
     stop.set()
     thread.join(60)
-    status = answer.status_code
     # What is left of a request that was refused in part would run on.
     wait_until(lambda: running(server) == 0, lambda: f"{running(server)} still run")
-    said = f"{status}: {_message(answer.text)}" if status != 200 else "200"
+    said = f"{status}: {_message(text)}" if status != 200 else "200"
     longest = max(times, default=0.0)
     others = f"{refused} of them refused" if refused else "none refused"
     return Case(

@@ -123,7 +123,7 @@ def _embedder(server: Serving) -> Case:
     )  # fmt: skip
 
 
-def server_dies(server: Serving, times: int = 5) -> Iterator[Case]:
+def server_dies(server: Serving, times: int = 4) -> Iterator[Case]:
     """F4: again and again; the pauses grow."""
     until_answered(server)
     log_before = len(server.log.read_text())
