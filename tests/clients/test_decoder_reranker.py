@@ -92,6 +92,6 @@ def test_teis_grpc(scoring: Served, logits: dict[str | None, Any]) -> None:
             request_serializer=TEI["RerankRequest"].SerializeToString,
             response_deserializer=TEI["RerankResponse"].FromString,
         )
-        found = call(message, timeout=30, metadata=[("model", NAME)])
+        found = call(message, timeout=60, metadata=[("model", NAME)])
     scores = [rank.score for rank in sorted(found.ranks, key=lambda rank: rank.index)]
     np.testing.assert_allclose(scores, logits[None], atol=1e-5)

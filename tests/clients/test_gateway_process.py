@@ -44,7 +44,7 @@ def gateway_process(*arguments: str, **variables: str) -> Iterator[tuple[str, li
         yield url, lines
     finally:
         process.terminate()
-        lines += process.communicate(timeout=30)[1].splitlines()
+        lines += process.communicate(timeout=60)[1].splitlines()
 
 
 def test_a_server_that_does_not_answer_is_named_and_requests_are_logged() -> None:

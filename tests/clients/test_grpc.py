@@ -31,7 +31,7 @@ def _calls(address: str) -> Iterator[Call]:
                 f"/tei.v1.{path}",
                 request_serializer=TEI[request.split()[-1]].SerializeToString,
                 response_deserializer=TEI[response.split()[-1]].FromString,
-            )(iter(given) if kinds[0] == "stream" else given, timeout=30, metadata=metadata)
+            )(iter(given) if kinds[0] == "stream" else given, timeout=60, metadata=metadata)
             return list(found) if kinds[1] == "stream" else found
 
         yield call
@@ -226,7 +226,7 @@ def test_keys_and_readiness(served: Served) -> None:
     gateway = start_gateway(f"127.0.0.1:{free_port()}", grpc_port=str(port), api_key="secret")
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            grpc.channel_ready_future(channel).result(timeout=20)
+            grpc.channel_ready_future(channel).result(timeout=60)
         for call in _calls(f"127.0.0.1:{port}"):
             for metadata, code in (
                 ((), "UNAUTHENTICATED"),

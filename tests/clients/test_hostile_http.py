@@ -93,7 +93,7 @@ def test_is_refused(others: Others, name: str) -> None:
     answer = _send(others, make())
     status = answer.split(b" ", 2)[1:2]
     assert status and int(status[0]) in statuses, answer[:300]
-    assert httpx.get(f"{others.url}/v2/models/echo/ready", timeout=30).status_code == 200
+    assert httpx.get(f"{others.url}/v2/models/echo/ready", timeout=60).status_code == 200
     assert others.server.is_alive and others.gateway.num_restarts == 0
 
 
@@ -110,7 +110,7 @@ def test_memory_is_bounded(others: Others) -> None:
 def test_a_connection_goes_on_after_an_error(others: Others) -> None:
     good = {"inputs": [{"name": "IN_INT8", "datatype": "INT8", "shape": [1], "data": [5]}]}
     address = ("127.0.0.1", others.gateway.options.port)
-    with httpx.Client(base_url=others.url, timeout=30) as client:
+    with httpx.Client(base_url=others.url, timeout=60) as client:
         ports = set()
         for method, path, body, status in (
             ("POST", INFER, good, 200), ("POST", INFER, {"inputs": 1}, 400),
@@ -125,7 +125,7 @@ def test_a_connection_goes_on_after_an_error(others: Others) -> None:
     # Two requests at once on a connection are answered one after the other.
     raw = json.dumps(good).encode()
     head = f"POST {INFER} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n".encode()
-    with socket.create_connection(address, timeout=30) as connection:
+    with socket.create_connection(address, timeout=60) as connection:
         connection.sendall((head + raw) * 2)
         found = b""
         while found.count(b"OUT_INT8") < 2:

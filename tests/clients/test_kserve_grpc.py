@@ -105,26 +105,26 @@ def test_errors_have_triton_s_statuses_and_texts(client: Any, others: Others) ->
 def test_streams_of_decoupled_models(client: Any) -> None:
     with answers_of(client) as answers:
         client.async_stream_infer("repeat", _number(triton, 1, 2, 3), request_id="a")
-        found = [answers.get(timeout=30) for _ in range(3)]
+        found = [answers.get(timeout=60) for _ in range(3)]
         assert [one.as_numpy("OUT")[0] for one in found] == [1, 2, 3]
         assert {one.get_response().id for one in found} == {"a"}
         client.async_stream_infer(
             "chain", _number(triton, 4), request_id="b", enable_empty_final_response=True
         )
-        first, last = answers.get(timeout=30), answers.get(timeout=30)
+        first, last = answers.get(timeout=60), answers.get(timeout=60)
         assert first.as_numpy("OUT")[0] == 4 and not last.get_response().outputs
         assert last.get_response().parameters["triton_final_response"].bool_param
         # An error is an answer of its own; the stream goes on.
         client.async_stream_infer("repeat", _number(triton, 5, -6), request_id="c")
-        assert answers.get(timeout=30).as_numpy("OUT")[0] == 5
-        assert "negative: -6" in str(answers.get(timeout=30))
+        assert answers.get(timeout=60).as_numpy("OUT")[0] == 5
+        assert "negative: -6" in str(answers.get(timeout=60))
         client.async_stream_infer("nix", _number(triton, 1))
-        assert "unknown model: 'nix'" in str(answers.get(timeout=30))
+        assert "unknown model: 'nix'" in str(answers.get(timeout=60))
         client.async_stream_infer("repeat", _number(triton, 7))
-        assert answers.get(timeout=30).as_numpy("OUT")[0] == 7
+        assert answers.get(timeout=60).as_numpy("OUT")[0] == 7
     with answers_of(client, headers={"triton_grpc_error": "true"}) as answers:
         client.async_stream_infer("nix", _number(triton, 1))
-        assert answers.get(timeout=30).status() == "StatusCode.NOT_FOUND"
+        assert answers.get(timeout=60).status() == "StatusCode.NOT_FOUND"
 
 
 def test_many_requests_on_one_stream_are_answered_in_order(client: Any) -> None:
@@ -135,7 +135,7 @@ def test_many_requests_on_one_stream_are_answered_in_order(client: Any) -> None:
             tensor.set_data_from_numpy(np.array([value], np.int32))
             client.async_stream_infer(kind, [tensor], request_id=str(value))
         for value in range(40):
-            found = answers.get(timeout=30)
+            found = answers.get(timeout=60)
             if value % 10 == 9:
                 assert "unknown model" in str(found)
             else:
@@ -146,7 +146,7 @@ def test_many_requests_on_one_stream_are_answered_in_order(client: Any) -> None:
                 "sequence", _number(triton, value), sequence_id="s",
                 sequence_start=value == 1, sequence_end=value == 8,
             )  # fmt: skip
-        sums = [int(answers.get(timeout=30).as_numpy("OUT")[0]) for _ in range(8)]
+        sums = [int(answers.get(timeout=60).as_numpy("OUT")[0]) for _ in range(8)]
         assert sums == [1, 3, 6, 10, 15, 21, 28, 36]
 
 

@@ -205,7 +205,7 @@ def test_asynchronous(echoes: Served, checkpoints: dict[str, Path]) -> None:
 
 def test_what_open_webui_sends(echoes: Served, checkpoints: dict[str, Path]) -> None:
     """Names with a tag from the list of models, and calls with the fields of OpenAI's."""
-    with httpx.Client(base_url=echoes.url, timeout=30) as http:
+    with httpx.Client(base_url=echoes.url, timeout=60) as http:
         names = [one["model"] for one in http.get("/api/tags").json()["models"]]
         result = told(checkpoints["xml"], "Sunny")
         call = {"index": 0, "id": "call_1", "function": {

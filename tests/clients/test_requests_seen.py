@@ -8,10 +8,13 @@ import secrets
 import time
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from collector import Collector, attributes
 from gateways import EMBEDDER, GENERATOR, Served
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc as rpc
 
 from atoll.catalogue import ServedModel
 from atoll.launcher.canary import Probe
@@ -48,7 +51,7 @@ def lines(served: Served) -> list[dict[str, Any]]:
 
 def request_line(served: Served, request_id: str) -> dict[str, Any]:
     """The line of a request, which comes after its answer."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while True:
         found = [one for one in lines(served) if one.get("id") == request_id]
         if found or time.monotonic() > deadline:
@@ -118,6 +121,21 @@ def test_a_refused_request_is_seen_with_its_reason(served: Served, collector: Co
     (span,) = collector.of(trace, bool)
     assert span.parent_span_id.hex() == PARENT and attributes(span)["error.type"] == "empty"
     assert span.status.code == span.status.STATUS_CODE_ERROR
+
+
+def test_a_header_that_is_no_text_is_refused_or_left_out(served: Served) -> None:
+    """The model failed, and with it whatever else Triton had handed over."""
+    text = {"name": "text_input", "shape": [1, 1], "datatype": "BYTES", "data": ["a"]}
+    url = f"{served.server.http_url}/v2/models/{EMBEDDER}/infer"
+    headers = [(b"traceparent", b"\xff\xfe"), (b"content-type", b"application/json")]
+    answer = httpx.post(url, content=json.dumps({"inputs": [text]}), headers=headers, timeout=60)
+    assert answer.status_code == 400 and "is not UTF-8" in answer.text
+    request = pb.ModelInferRequest(model_name=EMBEDDER)
+    tensor = request.inputs.add(name="text_input", datatype="BYTES", shape=[1, 1])
+    tensor.contents.bytes_contents.append(b"a")
+    with grpc.insecure_channel(served.server.grpc_url) as channel:
+        ask = rpc.GRPCInferenceServiceStub(channel).ModelInfer
+        assert ask(request, metadata=[("traceparent-bin", b"\xff\0")], timeout=60).outputs
 
 
 def test_canaries_are_not_seen(served: Served, collector: Collector) -> None:

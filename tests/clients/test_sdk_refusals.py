@@ -152,7 +152,7 @@ def test_the_model_is_asked_to_cancel_and_the_call_goes_on_to_its_end(model: str
         with pytest.raises((DeadlineExceeded, asyncio.CancelledError)) as caught:
             await task
         assert (caught.type is DeadlineExceeded) == (how == "deadline")
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not ended:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)
@@ -268,7 +268,7 @@ def test_a_real_server_is_left_in_time(served: Served, transport: str) -> None:
         assert isinstance(late.value, DeadlineExceeded)
         # Left long before its end, however fast the machine is.
         assert tokens() - before < 2000
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while running(server.metrics_url) > 0:
             assert time.monotonic() < deadline, "the server is still at work"
             time.sleep(0.1)

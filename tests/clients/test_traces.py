@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -123,18 +122,15 @@ def test_streams_over_grpc_are_passed_on_as_their_span() -> None:
 
 
 def test_a_collector_that_is_away_delays_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waited for it would wait for 10 s."""
+    """Who waited for it would wait for as long as the test may take."""
     monkeypatch.setattr("atoll_client.gateway.core.tracing._CLOSE_S", 0.1)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3600")
 
     async def scenario() -> None:
         async with FakeTriton(MODELS) as triton:
             endpoint = f"http://127.0.0.1:{free_port()}"
             async with gateway(triton.address, otlp_endpoint=endpoint) as http:
-                began = time.monotonic()
                 answer = await http.post("/v1/embeddings", json={"input": "a"}, headers=HEADERS)
                 assert len(json.loads(answer.content)["data"]) == 1
-                assert time.monotonic() - began < 9
-                began = time.monotonic()
-            assert time.monotonic() - began < 9
 
     asyncio.run(scenario())

@@ -162,7 +162,7 @@ def test_streams_over_grpc_have_the_models_limit_and_order(bare: Served, logits:
         def ranks(count: int) -> list[int]:
             texts = (TEXTS * 7)[:count]
             rows = [schema["RerankStreamRequest"](query=QUERY, text=text) for text in texts]
-            return [rank.index for rank in call(iter(rows), timeout=30).ranks]
+            return [rank.index for rank in call(iter(rows), timeout=60).ranks]
 
         assert ranks(6) == np.argsort(-logits, kind="stable").tolist()
         assert len(ranks(40)) == 40

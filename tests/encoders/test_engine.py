@@ -16,7 +16,7 @@ from atoll.encoders.packer import Item
 from atoll.errors import Cancelled, GenerationError
 from atoll.layers import Batch
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 def _lengths(batch: Batch, items: Sequence[Item]) -> list[object]:

@@ -24,7 +24,7 @@ from atoll.layers.batch import Batch
 from atoll.runner.memory import cache_size
 from atoll.weights.load import LoadOptions
 
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 class BrokenModel(EchoModel):

@@ -50,7 +50,7 @@ def pump(
     shown: list[str] = []
     stream = io.StringIO("".join(f"{line}\n" for line in lines))
     log = LogPump(stream, path, shown.append, verbose, options=LogOptions(**options))  # type: ignore[arg-type]
-    log.join(timeout_s=10)
+    log.join(timeout_s=60)
     return log, shown
 
 

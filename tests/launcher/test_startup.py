@@ -82,7 +82,7 @@ def _is_late(told: tuple[str, dict[str, Any]], phase: Phase) -> bool:
 
 
 def _wait(done: Any) -> Any:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not (found := done()):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -48,7 +48,7 @@ def test_what_fails_to_load_says_why_and_leaves_nothing(
         assert name not in admin.models()
         # Triton itself would not be ready any more, with a model whose last load has failed.
         ready = f"{admin.server.url('http-port')}/v2/health/ready"
-        assert wait_until(lambda: httpx.get(ready, timeout=60).status_code == 200, 20)
+        assert wait_until(lambda: httpx.get(ready, timeout=60).status_code == 200, 60)
         scratch = Path(admin.client.models()["server"]["log"]).parent
         assert not (scratch / "models" / name).exists()
 
@@ -70,11 +70,11 @@ def test_a_stream_goes_on_while_others_come_and_go(
     assert admin.do("models/unload", model="tiny-classify")[-1] == {"models": ["tiny-classify"]}
     # While it is being unloaded, it may be loading.
     predict = {"inputs": "x"}
-    gone = wait_until(lambda: admin.ask("/tiny-classify/predict", predict).status_code == 404, 20)
+    gone = wait_until(lambda: admin.ask("/tiny-classify/predict", predict).status_code == 404, 60)
     assert gone
     assert admin.models()["tiny-classify"]["state"] == "unloaded"
     num_by_then = len(counting.numbers)
-    assert wait_until(lambda: len(counting.numbers) > num_by_then, 20)
+    assert wait_until(lambda: len(counting.numbers) > num_by_then, 60)
     assert counting.numbers == numbers(len(counting.numbers) - 1) and not counting.error
 
 
@@ -110,7 +110,7 @@ def test_a_process_that_is_killed_while_it_loads(admin: Administered) -> None:
 
     thread = threading.Thread(target=load)
     thread.start()
-    assert wait_until(lambda: bool(admin.processes("slow")), 30)
+    assert wait_until(lambda: bool(admin.processes("slow")), 60)
     assert admin.models()["slow"]["state"] == "loading"
     os.kill(admin.processes("slow")[0], signal.SIGKILL)
     thread.join(timeout=60)
@@ -134,7 +134,7 @@ def test_loads_at_once(admin: Administered) -> None:
     threads = [threading.Thread(target=load, args=("slow",)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    assert wait_until(lambda: bool(admin.processes("slow")), 30)
+    assert wait_until(lambda: bool(admin.processes("slow")), 60)
     load("other")
     assert found == [{"models": ["other"]}]
     assert len(admin.processes("slow")) == 1
@@ -163,7 +163,7 @@ def test_a_reload_interrupts_nothing(admin: Administered, tiny_classifier: Path)
     is_over.set()
     thread.join(timeout=60)
     assert set(statuses) == {200} and len(statuses) > 3
-    assert wait_until(lambda: not set(before) & set(admin.processes("tiny-classify")), 30)
+    assert wait_until(lambda: not set(before) & set(admin.processes("tiny-classify")), 60)
     facts = httpx.get(f"{admin.server.url()}/tiny-classify/info", timeout=60).json()
     assert facts["max_batch_requests"] == 7
     with pytest.raises(AtollError, match="max_batch_requests is 'x'"):

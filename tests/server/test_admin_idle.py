@@ -25,7 +25,7 @@ def test_an_idle_model_sleeps_until_it_is_asked(admin: Administered, tiny_classi
         admin.do("models/reload", model="sleepy")
     assert admin.do("models/unload", model="sleepy")[-1] == {"models": ["sleepy"]}
     assert admin.models()["sleepy"]["state"] == "unloaded"
-    assert wait_until(lambda: admin.ask("/sleepy/predict", predict).status_code == 404, 20)
+    assert wait_until(lambda: admin.ask("/sleepy/predict", predict).status_code == 404, 60)
     admin.do("models/load", model="sleepy")
     before = admin.ask("/sleepy/predict", predict).json()
     assert wait_until(lambda: admin.models()["sleepy"]["state"] == "asleep", 60)
@@ -64,5 +64,5 @@ def test_an_idle_model_sleeps_until_it_is_asked(admin: Administered, tiny_classi
     answer = admin.ask("/v2/models/sleepy/infer", {"inputs": [tensor]})
     assert answer.status_code == 200, answer.text
     admin.do("models/unload", model="sleepy")
-    assert wait_until(lambda: admin.ask("/sleepy/predict", predict).status_code == 404, 20)
+    assert wait_until(lambda: admin.ask("/sleepy/predict", predict).status_code == 404, 60)
     assert admin.models()["sleepy"]["state"] == "unloaded"

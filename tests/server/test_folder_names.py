@@ -58,7 +58,7 @@ def test_models_and_caches_beyond_ascii(tmp_path: Path) -> None:
     (repository / "refs" / "main").write_text(COMMIT)
     models = (f"--model-id={local}", "--model-id=org/riff")
     with serving(tmp_path, *models, HF_HOME=str(home), HF_HUB_OFFLINE="1") as server:
-        found = httpx.get(f"{server.url()}/v1/models", timeout=30).json()["data"]
+        found = httpx.get(f"{server.url()}/v1/models", timeout=60).json()["data"]
         assert len(found) == 2
         for model in found:
             body = {"model": model["id"], "input": "a reef"}

@@ -7,7 +7,7 @@ import numpy as np
 import psutil
 import pytest
 from gateways import EMBEDDER
-from small_models import StartServer
+from small_models import StartServer, wait_until
 
 from atoll.catalogue import ENTRIES, write_repository
 from atoll.launcher.stubs import find_stubs
@@ -28,7 +28,14 @@ def test_two_instances_share_the_requests(tmp_path: Path, start_server: StartSer
     texts = [f"text {number} " * 40 for number in range(64)]
     with Client(server.grpc_url) as client, ThreadPoolExecutor(8) as pool:
         expected = client.embed(texts[:4], EMBEDDER)
-        found = list(pool.map(lambda text: client.embed([text], EMBEDDER)[0], texts))
-    np.testing.assert_allclose(found[:4], expected, atol=1e-5)
-    used = [sum(s.cpu_times()[:2]) - b for s, b in zip(stubs, before, strict=True)]
-    assert min(used) > max(used) / 5, used
+
+        def used() -> list[float]:
+            return [sum(s.cpu_times()[:2]) - b for s, b in zip(stubs, before, strict=True)]
+
+        def do_both_work() -> bool:
+            found = list(pool.map(lambda text: client.embed([text], EMBEDDER)[0], texts))
+            np.testing.assert_allclose(found[:4], expected, atol=1e-5)
+            return min(used()) > max(used()) / 5
+
+        # A busy machine may let one of them run first.
+        assert wait_until(do_both_work, timeout_s=60), used()

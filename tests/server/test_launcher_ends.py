@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,17 +22,23 @@ from atoll.launcher import ServerOptions, ServerProcess
 from atoll.launcher.stubs import find_stubs
 
 
-def test_a_crashed_model_is_reloaded(
-    start_server: StartServer, repository: Callable[..., Path]
+def test_a_crashed_or_stopped_model_is_reloaded(
+    start_server: StartServer, repository: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Triton keeps reporting a crashed stub as ready and never restarts it."""
+    """Triton keeps reporting a crashed stub as ready and never restarts it. To it, one that a
+    signal has stopped is busy: its requests waited for ever."""
+    monkeypatch.setattr("atoll.launcher.watchdog._STOPPED_S", 0.5)
     folder = repository(a=embed_code(), b=embed_code(value="2"))
     server = start_server(repository=folder, watch_interval_s=0.5)
     with pytest.raises(triton.InferenceServerException, match="not healthy"):
         infer(server, "a", b"die")
     assert infer(server, "b", b"x").tolist() == [[2.0] * 4]
-    assert wait_until(lambda: server.num_reloads == 1, timeout_s=30)
+    assert wait_until(lambda: server.num_reloads == 1, timeout_s=60)
     assert infer(server, "a", b"x").tolist() == [[1.0] * 4]
+    stopped = next(stub for stub in find_stubs(server.pid) if stub.model == "b")
+    os.kill(stopped.pid, signal.SIGSTOP)
+    assert wait_until(lambda: server.num_reloads == 2, timeout_s=60)
+    assert infer(server, "b", b"x").tolist() == [[2.0] * 4] and not stopped.is_running()
 
 
 @pytest.mark.slow
@@ -47,7 +54,7 @@ def test_a_process_that_is_stopped_while_it_loads(
     server = ServerProcess(options)
     server.start()
     try:
-        assert wait_until(lambda: bool(find_stubs(server.pid)), timeout_s=30)
+        assert wait_until(lambda: bool(find_stubs(server.pid)), timeout_s=60)
         (stub,) = find_stubs(server.pid)
         time.sleep(delay_s)
         os.kill(stub.pid, signal.SIGSTOP)
@@ -70,7 +77,7 @@ def test_a_model_that_fails_to_reload_is_tried_again(
         infer(server, "a", b"die")
     assert not wait_until(lambda: server.num_reloads > 0, timeout_s=3)
     broken.unlink()
-    assert wait_until(lambda: server.num_reloads == 1, timeout_s=30)
+    assert wait_until(lambda: server.num_reloads == 1, timeout_s=60)
     assert infer(server, "a", b"x").tolist() == [[1.0] * 4]
 
 
@@ -86,9 +93,11 @@ def test_an_open_stream_does_not_hold_the_server(
     tensor.set_data_from_numpy(np.array([b"forever"], dtype=object))
     client.async_stream_infer("a", [tensor])
     assert wait_until(lambda: len(seen) > 2, timeout_s=60)
-    started = time.monotonic()
-    server.stop()
-    assert time.monotonic() - started < 10
+    stopping = threading.Thread(target=server.stop, daemon=True)
+    stopping.start()
+    stopping.join(timeout=120)
+    # The client is still there, and its answer has no end.
+    assert not stopping.is_alive() and not server.is_running()
     client.close()
 
 

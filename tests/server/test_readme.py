@@ -64,7 +64,7 @@ def _start(command: str, ports: dict[str, int]) -> subprocess.Popen[bytes]:
     url = f"http://127.0.0.1:{ports['PORT']}/health"
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with urllib.request.urlopen(url, timeout=60):
                 return process
         except OSError:
             time.sleep(0.5)
@@ -189,7 +189,7 @@ def test_own_models(tmp_path: Path) -> None:
     try:
         for name in ("my-checkpoint", "second"):
             url = f"http://127.0.0.1:{chosen['HTTP_PORT']}/v2/models/{name}/ready"
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 assert answer.status == 200
     finally:
         _stop(process)

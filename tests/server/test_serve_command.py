@@ -83,7 +83,7 @@ def test_a_server_that_crashes_is_started_again_and_again(tmp_path: Path) -> Non
             server.tritonserver.send_signal(signal.SIGSEGV)
             server.wait_for("the server was ended by SIGSEGV", number)
             if number == 1:
-                answer = httpx.post(f"{server.url()}/embed", json={"inputs": "x"}, timeout=30)
+                answer = httpx.post(f"{server.url()}/embed", json={"inputs": "x"}, timeout=60)
                 assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
             server.wait_for("ready again", number)
             assert ask(example)["model_name"] == "tiny"

@@ -52,7 +52,7 @@ class Talk:
         """(text, prompt tokens, responses) of one turn."""
         text, count = "", 0
         while True:
-            result, error = self.answers.get(timeout=15)
+            result, error = self.answers.get(timeout=60)
             if error is not None:
                 raise error
             text += result.as_numpy("text_output")[0].decode()

@@ -16,7 +16,7 @@ from atoll.serving.answer_stream import Answers, Failure, sender_of
 from atoll.serving.triton import tensors
 from atoll.serving.triton.response_sender import ResponseSender, TritonResponseSender
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def outputs(text: str) -> dict[str, tensors.Array]:

@@ -17,7 +17,7 @@ from tiny.tokenizer import write_tokenizer
 from transformers import BertConfig, BertModel
 
 # Answers and clients are waited for so long; nothing takes it but a request that never ends.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def write_generator(folder: Path) -> Path:

@@ -20,7 +20,7 @@ Page = dict[str, float]
 
 def metrics(server: ServerProcess, model: str) -> Page:
     """The model's gauges, counters, and sums and counts of histograms, by name."""
-    with urllib.request.urlopen(server.metrics_url, timeout=30) as response:
+    with urllib.request.urlopen(server.metrics_url, timeout=60) as response:
         page = response.read().decode()
     rows = re.findall(rf'^(\w+)\{{model="{model}"\}} (\S+)$', page, re.MULTILINE)
     return {name: float(value) for name, value in rows}

@@ -219,7 +219,7 @@ class OtherServer:
     def __exit__(self, *reason: object) -> None:
         self.process.terminate()
         try:
-            self.process.wait(timeout=20)
+            self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

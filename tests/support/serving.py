@@ -104,5 +104,5 @@ def serving(
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
         assert not [*scratch.glob("atoll-*")]
