@@ -105,6 +105,7 @@ class GatewayProcess:
         self._asleep: Mapping[str, str] = {}
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._log: threading.Thread | None = None
         self._thread = threading.Thread(target=self._keep, name="atoll-gateway", daemon=True)
 
     @property
@@ -168,6 +169,8 @@ class GatewayProcess:
             process.kill()
             process.wait()
         self._thread.join(timeout=5)
+        if self._log is not None:
+            self._log.join(timeout=5)
 
     def _launch(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
@@ -178,16 +181,19 @@ class GatewayProcess:
             start_new_session=True,
             stderr=subprocess.PIPE,
         )
-        threading.Thread(
+        self._log = threading.Thread(
             target=self._pass_on, args=(process,), name="atoll-gateway-log", daemon=True
-        ).start()
+        )
+        self._log.start()
         return process
 
     def _pass_on(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stderr is not None
         for raw in process.stderr:
             line = raw.decode(errors="replace").rstrip("\n")
-            print(line, file=sys.stderr, flush=True)
+            # Nobody may read our own output any more: the gateway's is read on, or it would wait.
+            with contextlib.suppress(OSError, ValueError):
+                print(line, file=sys.stderr, flush=True)
             self._note(line)
 
     def _keep(self) -> None:
