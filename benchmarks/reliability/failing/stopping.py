@@ -144,10 +144,11 @@ def ends_of_stubs() -> Iterator[Case]:
             record_exit_codes(patch, codes)
             with ServerProcess.embedded(exit_timeout_s=3) as server:
                 codes.unlink(missing_ok=True)  # Triton asks the stub about itself first
-                if is_busy:
-                    _keep_busy(server)
+                streams = _streams(server) if is_busy else []
                 began = time.monotonic()
             seconds = time.monotonic() - began
+            for stream in streams:
+                stream.close()
             found = Counter(codes.read_text().split())
             crashed = "Signal (11)" in server.log_tail(200)
         yield Case(
@@ -157,17 +158,17 @@ def ends_of_stubs() -> Iterator[Case]:
         )  # fmt: skip
 
 
-def _keep_busy(server: ServerProcess) -> None:
-    body = {"text_input": "Hi", "parameters": LONG}
-    url = f"{server.http_url}/v2/models/{GENERATOR}/generate_stream"
-    raw = json.dumps(body).encode()
+def _streams(server: ServerProcess) -> list[socket.socket]:
+    """Answers that have begun."""
+    raw = json.dumps({"text_input": "Hi", "parameters": LONG}).encode()
+    path = f"/v2/models/{GENERATOR}/generate_stream"
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n".encode()
+    found = []
     for _ in range(8):
-        connection = socket.create_connection(("127.0.0.1", server.options.http_port))
-        path = url.partition(str(server.options.http_port))[2]
-        connection.sendall(
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(raw)}\r\n\r\n".encode() + raw
-        )
-        connection.recv(1)
+        found.append(socket.create_connection(("127.0.0.1", server.options.http_port)))
+        found[-1].sendall(head + raw)
+        found[-1].recv(1)
+    return found
 
 
 def slow_readers(server: Serving) -> Iterator[Case]:
