@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -164,6 +165,8 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(_TITLES))
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    # A shell has what runs in the background ignore it, and so would the servers.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     found = []
     for case in measure(set(arguments.rows.split(","))):
         found.append(case)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from documented import run_example
+from long_requests import wait_until
 from measured import wait_for
-from small_models import wait_until
 
 from atoll.catalogue import Entry, render
 from atoll.launcher import ServerProcess
@@ -94,7 +94,7 @@ def test_a_generation_is_cancelled_by_its_id(embedded_server: ServerProcess) -> 
             return bool(json.loads(other.next().as_numpy("control")[0]))
 
         # It may not have arrived yet.
-        assert wait_until(is_cancelled, timeout_s=60)
+        wait_until(is_cancelled, lambda: "it did not arrive")
         error = talk.next()
         assert "cancelled" in str(error)
         # Not only the client is told: nothing is generated for nobody.
