@@ -46,7 +46,9 @@ class TritonPythonModel(GenerateModel):
 
         runner.forward = faulty
 """
+# It waits for the stub, also if the whole group is told to end.
 _WRAPPER = """#!/bin/sh
+trap : TERM INT
 "$0.real" "$@"
 code=$?
 echo "$code" >> {codes}

@@ -34,6 +34,8 @@ def of_clients(server: Serving) -> list[tuple[str, Callable[[], str]]]:
 
 def end_of(text: str) -> str:
     """The kind of an end."""
+    if "shutting down" in text:
+        return "error: shutting down"
     if "stops answering" in text or "silent" in text:
         return "error: silent"
     if "has ended" in text or "not healthy" in text or "lost" in text:
@@ -42,8 +44,6 @@ def end_of(text: str) -> str:
         return "error: being loaded again"
     if text.startswith("error: RemoteProtocolError") or "UNAVAILABLE" in text:
         return "error: connection closed"
-    if "shutting down" in text:
-        return "error: shutting down"
     return f"error: {text[-60:]}" if "error" in text or text.startswith("5") else "answered"
 
 
