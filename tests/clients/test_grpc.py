@@ -248,3 +248,18 @@ def test_keys_and_readiness(served: Served) -> None:
                     client.embed("a")
     finally:
         gateway.stop()
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["health.v1.Health/Check", "reflection.v1.ServerReflection/ServerReflectionInfo"],
+)
+def test_what_is_no_message_is_refused(served: Served, method: str) -> None:
+    """It was an unexpected error, with a traceback in the log."""
+    with grpc.insecure_channel(served.grpc_address) as channel:
+        if "Reflection" in method:
+            call = channel.stream_stream(f"/grpc.{method}")(iter([b"\xff"]), timeout=30)
+        else:
+            call = channel.unary_unary(f"/grpc.{method}").future(b"\xff", timeout=30)
+        assert call.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert "cannot be read" in call.details()

@@ -133,6 +133,20 @@ def test_a_connection_goes_on_after_an_error(others: Others) -> None:
     assert found.count(b"HTTP/1.1 200 OK") == 2
 
 
+def test_nothing_is_written_into_an_answer_that_has_begun(others: Others) -> None:
+    """Bytes behind the request were refused in the middle of its answer."""
+    body = json.dumps({"IN": list(range(100)) * 20}).encode()
+    request = _post(body, f"content-length: {len(body)}", path="/v2/models/repeat/generate_stream")
+    with socket.create_connection(("127.0.0.1", others.gateway.options.port), timeout=60) as one:
+        one.sendall(request)
+        found = one.recv(15)
+        one.sendall(b"\0\r\n\r\n")
+        while part := one.recv(65_536):
+            found += part
+    assert found.startswith(b"HTTP/1.1 200 OK") and found.count(b"HTTP/1.1") == 1
+    assert httpx.get(f"{others.url}/v2/health/ready", timeout=60).status_code == 200
+
+
 def test_slow_readers_of_streams_hold_little_and_others_are_served(others: Others) -> None:
     """Each holds what its socket takes: the server is read no faster than the client reads."""
     body = json.dumps({"IN": list(range(1000)) * 20}).encode()

@@ -58,6 +58,8 @@ def test_refused_by_name(http: httpx.Client, way: str, keyword: str, place: str)
     answer = http.post(path, json=body)
     assert 400 <= answer.status_code < 500, answer.text
     assert f"{keyword} is not supported" in answer.text
+    if way == "tools":
+        assert "`tools[0].function.parameters` #/" in answer.text
 
 
 @pytest.mark.parametrize("way", ["response_format", "tools", "grammar", "guided_json"])

@@ -70,6 +70,14 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"tool_choice": {"type": "x"}}, "tool_choice.type", "invalid_value"),
     ({"tool_choice": 5}, "tool_choice", "invalid_type"),
     ({"n": 129}, "n", "invalid_value"),
+    ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"metadata": {"k" * 65: "a"}}, f"metadata.{'k' * 65}", "invalid_value"),
+    ({"metadata": {"a": "v" * 513}}, "metadata.a", "invalid_value"),
+    ({"metadata": {str(i): "a" for i in range(17)}}, "metadata", "invalid_value"),
+    *(
+        ({"tools": [{"function": {"name": name}}]}, "tools[0].function.name", "invalid_value")
+        for name in ("", "a b", "f\n", "\u00e9", "x" * 65)
+    ),
     ({"seed": 2**63}, "seed", "invalid_value"),
 ]  # fmt: skip
 

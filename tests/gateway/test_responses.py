@@ -151,6 +151,8 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"max_tokens": 5}, "max_tokens", "unsupported_parameter"),
     ({"previous_response_id": "a"}, "previous_response_id", "previous_response_not_found"),
     ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
+    ({"metadata": {"a": "v" * 513}}, "metadata.a", "invalid_value"),
+    ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name", "invalid_value"),
     ({"store": True}, "store", "invalid_value"), ({"y": 1}, "y", "unknown_parameter"),
 ]  # fmt: skip
 

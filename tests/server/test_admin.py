@@ -232,6 +232,8 @@ def test_keys(admin: Administered, tmp_path: Path) -> None:
             f"{url}/admin/models/load", json={"model": "count"}, headers=plain, timeout=60
         )
         assert answer.status_code == 200 and answer.json() == {"models": ["count"]}
+        unknown = httpx.get(f"{url}/admin/logs?x=1", headers=plain, timeout=60)
+        assert "no parameter of /admin/logs" in unknown.json()["error"]
         wrong = httpx.post(f"{url}/admin/models/load", json={}, headers=plain, timeout=60)
         assert wrong.status_code == 422 and wrong.json()["error"].startswith("model")
     assert admin.begin("count", 3).finish() == numbers(3)
@@ -271,3 +273,12 @@ def test_a_server_that_ends_comes_back_with_what_was_loaded(admin: Administered)
     models = admin.models()
     assert (models["other"]["state"], models["count"]["state"]) == ("ready", "unloaded")
     assert admin.do("models/load", model="count")[-1] == {"models": ["count"]}
+
+
+def test_the_admin_port_says_in_json_what_is_no_route(admin: Administered) -> None:
+    for method, path, status in (("GET", "nothing", 404), ("DELETE", "admin/models", 405)):
+        answer = httpx.request(
+            method, f"http://127.0.0.1:{admin.port}/{path}", timeout=60,
+            headers={"authorization": f"Bearer {KEY}"},
+        )  # fmt: skip
+        assert answer.status_code == status and f"/{path}" in answer.json()["error"]

@@ -59,6 +59,12 @@ def test_adapters_come_and_go(admin: Administered, adapters: Path) -> None:
 
     for wrong in ({}, {b"authorization": b"Bearer \xff\xfe"}):
         assert ask("load", wrong, **vllm).status_code == 401
+    for model, status, reason in (("nobody", 404, "not loaded"), ("count", 400, "no generator")):
+        for operation in ("load", "unload"):
+            named = {**vllm, "model": model}
+            named = named if operation == "load" else {k: named[k] for k in ("lora_name", "model")}
+            answer = ask(operation, keyed, **named)
+            assert answer.status_code == status and reason in answer.text
     assert "--lora-folder" in ask("load", keyed, **vllm | {"lora_path": "/etc"}).text
     assert "a relative path" in ask("load", keyed, **vllm | {"lora_path": "./one"}).text
     assert ask("load", keyed, **vllm).text == "Success: LoRA adapter 'poet' added successfully."

@@ -6,6 +6,7 @@ Passed on to the launcher, which allows them to those who have the admin key or,
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -17,6 +18,8 @@ from atoll_client.gateway.core.launcher import connected
 from atoll_client.gateway.core.schemas import Strict
 from atoll_client.gateway.core.web import Request, Text
 
+# What the launcher says of a model that is not there.
+_UNKNOWN = re.compile(r"model '.*' is not loaded")
 _KINDS: dict[int, type[errors.AtollError]] = {
     401: errors.Unauthorized, 403: errors.NotOffered, 503: errors.NotReady,
 }  # fmt: skip
@@ -78,4 +81,6 @@ async def _pass_on(
     reason = str(answer.json().get("error"))
     if answer.status_code == 422 and reason.startswith("no model has an adapter"):
         raise errors.NotFound(f"The lora adapter '{body['lora_name']}' cannot be found.")
+    if answer.status_code == 422 and _UNKNOWN.match(reason):
+        raise errors.NotFound(reason)
     raise _KINDS.get(answer.status_code, errors.ValidationError)(reason)

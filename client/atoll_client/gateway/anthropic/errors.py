@@ -6,6 +6,7 @@ import re
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.anthropic.schemas import CountTokensBody
+from atoll_client.gateway.chat_formats.tool_choice import in_tool
 from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.types import ModelInfo
 
@@ -19,6 +20,9 @@ class AnthropicMessages(Reworded):
 
     def __init__(self, model: ModelInfo, body: CountTokensBody) -> None:
         self._model = model
+        self._tools = {
+            tool.name: f"tools[{at}].input_schema" for at, tool in enumerate(body.tools or ())
+        }
         form = body.output_config.format if body.output_config else None
         self._schema = "tools" if form is None else "output_config.format.schema"
 
@@ -27,6 +31,9 @@ class AnthropicMessages(Reworded):
         found = _TOO_LONG.search(text)
         if found is None:
             if _SCHEMA.match(text):
+                told, field = in_tool(text, self._tools)
+                if field is not None:
+                    return ValidationError(told)
                 return ValidationError(f"`{self._schema}`: {text}")
             return ValidationError(_STOP.sub("`stop_sequences`", text))
         if found[2] is None:

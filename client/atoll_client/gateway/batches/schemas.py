@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from atoll_client.gateway.core.schemas import FormBody, Strict
+from atoll_client.gateway.core.schemas import FormBody, Metadata, Strict
 
 Endpoint = Literal[
     "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/moderations",
     "/v1/responses",
 ]  # fmt: skip
-_KEY, _VALUE = Field(max_length=64), Field(max_length=512)
 
 
 class Expiry(Strict):
@@ -37,7 +36,7 @@ class BatchBody(Strict):
     input_file_id: str
     endpoint: Endpoint
     completion_window: Literal["24h"]
-    metadata: dict[Annotated[str, _KEY], Annotated[str, _VALUE]] | None = Field(None, max_length=16)
+    metadata: Metadata | None = None
     output_expires_after: Expiry | None = Field(
         None, description="of the files with answers and errors; their creation is the anchor"
     )

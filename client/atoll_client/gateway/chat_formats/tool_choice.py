@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,23 @@ from atoll_client.gateway.chat_formats.subschemas import moved
 
 # OpenAI: a function that says nothing of parameters has none.
 _NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+# A name that is written in a JSON pointer as it is, and is no number.
+_PLAIN = re.compile(r"[A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*")
+_PLACE = re.compile(r"#/\$defs/([A-Za-z0-9_-]+)(/[^\s:]*)?")
+
+
+def in_tool(message: str, fields: Mapping[str, str]) -> tuple[str, str | None]:
+    """What is said of a schema of ``ToolChoice.constraint``, and the field that it is said of.
+
+    fields: of the request, with the parameters of tools, by the tools' names.
+    """
+    found = _PLACE.search(message)
+    field = None if found is None else fields.get(found[1])
+    if found is None or field is None:
+        return message, None
+    return message.replace(found[0], f"`{field}` #{found[2] or ''}", 1), field
 
 
 @dataclass(frozen=True)
@@ -50,9 +68,11 @@ class ToolChoice:
         """The schema of a call, or of a call or ``other``, with references adapted."""
         kinds, definitions = [], {}
         for index, (name, function) in enumerate(self.functions.items()):
-            place = f"#/$defs/{index}"
+            # Errors name it.
+            key = name if _PLAIN.fullmatch(name) else str(index)
+            place = f"#/$defs/{key}"
             parameters = function.get("parameters") or _NO_PARAMETERS
-            definitions[str(index)] = moved(parameters, place)
+            definitions[key] = moved(parameters, place)
             call = {
                 "type": "object",
                 # Arguments are an object even if the parameters do not say so.

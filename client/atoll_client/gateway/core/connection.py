@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import http
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _MAX_URL_BYTES = 16_384
 _MAX_HEADER_BYTES = 65_536
@@ -30,11 +30,14 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         super().connection_made(transport)
         self._header_timer: asyncio.TimerHandle | None = None
         self._refusal: _Refused | None = None
+        # Requests of this connection that are not answered: ``cycle`` is only the last of them.
+        self._open: list[RequestResponseCycle] = []
         self._begin_counting()
         self._await_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._leave()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -50,10 +53,7 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
 
     def send_400_response(self, msg: str) -> None:
         """Also called after an exception in one of the callbacks below."""
-        if self._refusal is not None:
-            self._refuse(self._refusal)
-        else:
-            super().send_400_response(msg)
+        self._refuse(self._refusal or _Refused(400, msg))
 
     def on_message_begin(self) -> None:
         self._begin_counting()
@@ -78,6 +78,9 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         self._stop_timer()
         super().on_headers_complete()
+        # An upgrade that is declined has none of its own.
+        cycles = [*self._open, *([] if self.cycle is None else [self.cycle])]
+        self._open = [cycle for cycle in cycles if not cycle.response_complete]
 
     def on_chunk_header(self) -> None:
         """httptools calls it for each chunk of a body."""
@@ -120,7 +123,8 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
         """Responds, unless a response has begun, and closes the connection."""
         if self.transport.is_closing():
             return
-        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+        # What is written into an answer that has begun would be taken for a part of it.
+        if all(cycle.response_complete or not cycle.response_started for cycle in self._open):
             body = f'{{"error":"{refusal.text}"}}'.encode()
             phrase = http.HTTPStatus(refusal.status).phrase
             head = (
@@ -129,9 +133,14 @@ class LimitedProtocol(HttpToolsProtocol):  # type: ignore[misc]
             )
             self.transport.write(head.encode() + body)
         self.transport.close()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
+        self._leave()
+
+    def _leave(self) -> None:
+        """Nobody reads the answers that are missing: they are neither made nor written."""
+        for cycle in self._open:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
 
 class _Refused(Exception):

@@ -30,6 +30,13 @@ Body = TypeVar("Body", bound=BaseModel)
 Inputs = str | list[str] | list[int] | list[list[int]]
 # Lower goes first; a body's field `priority` goes before the header.
 Priority = Annotated[int, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)]
+# OpenAI's limits of what a client notes about an object.
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=16),
+]
+# Of a function that a model may call, as OpenAI has it.
+ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 _STRICT = ("openai", "anthropic")
 # The most unknown fields of a body that are named.
 _MAX_NAMED = 20

@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import BaseModel
 
 from atoll_client.errors import ValidationError
+from atoll_client.gateway.chat_formats.tool_choice import in_tool
 from atoll_client.gateway.core.rewording import Reworded
 from atoll_client.types import ModelInfo
 
@@ -40,7 +41,8 @@ class OpenAIMessages(Reworded):
         if found:
             return self._too_long(int(found[1]), found[2])
         message = _INPUT.sub(self._prompt, _VARIABLE.sub(r"\1", str(error)))
-        return ValidationError(message, param=self._param(message))
+        message, field = in_tool(message, self.tool_fields())
+        return ValidationError(message, param=field or self._param(message))
 
     def _too_long(self, num_tokens: int, asked: str | None) -> ValidationError:
         most = self._model.facts.get("max_total_tokens")
@@ -68,6 +70,13 @@ class OpenAIMessages(Reworded):
         name = self.names.get(found[1], found[1])
         is_known = name.partition(".")[0] in type(self._body).model_fields
         return name + found[2] if is_known else None
+
+    def tool_fields(self) -> Mapping[str, str]:
+        """The fields with the parameters of tools, by the tools' names."""
+        tools = getattr(self._body, "tools", None) or ()
+        return {
+            tool.function.name: f"tools[{at}].function.parameters" for at, tool in enumerate(tools)
+        }
 
     def constraint(self) -> str | None:
         """The field with the constraint that cannot be compiled."""

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from atoll_client.errors import ValidationError
 from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Kept, Strict
+from atoll_client.gateway.core.schemas import Kept, Strict, ToolName
 
 _BREAKPOINT = "prompts are cached automatically"
 _TEXT_ONLY = "the models here read text"
@@ -20,7 +20,7 @@ _TEXT_ONLY = "the models here read text"
 class Function(Kept):
     """A tool's ``function``."""
 
-    name: str = Field(min_length=1)
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = no_effect(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Priority, Strict
+from atoll_client.gateway.core.schemas import Metadata, Priority, Strict
 
 # OpenAI's limit. Each answer is a generation of its own.
 MAX_N = 128
@@ -100,7 +100,7 @@ class SamplingFields(Strict):
     temperature: float | None = Field(None, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
 
-    metadata: dict[str, Any] | None = no_effect(_STORED)
+    metadata: Metadata | None = no_effect(_STORED)
     prompt_cache_key: str | None = no_effect(_SESSION)
     prompt_cache_options: dict[str, Any] | None = no_effect(_CACHED)
     prompt_cache_retention: str | None = no_effect(_CACHED)

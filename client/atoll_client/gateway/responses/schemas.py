@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from atoll_client.gateway.core.fields import no_effect, refused
-from atoll_client.gateway.core.schemas import Kept, Priority, Strict
+from atoll_client.gateway.core.schemas import Kept, Metadata, Priority, Strict, ToolName
 from atoll_client.gateway.openai.schemas import MAX_TOP_LOGPROBS
 from atoll_client.gateway.responses.items import Item
 from atoll_client.gateway.responses.kinds import HOSTED_TOOLS, LARK, OTHER_INCLUDES
@@ -31,7 +31,7 @@ class ToolFormat(Strict):
 
 
 class _Tool(Kept):
-    name: str = Field(min_length=1)
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
     format: ToolFormat | None = None
@@ -136,7 +136,7 @@ class ResponseBody(PromptFields):
 
     include: list[Annotated[Included, OTHER_INCLUDES]] | None = None
     max_output_tokens: int | None = Field(None, ge=1)
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     store: bool | None = None
     stream: bool = False
     temperature: float | None = Field(None, ge=0)

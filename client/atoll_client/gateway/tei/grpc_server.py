@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from atoll_client import tasks
 from atoll_client.gateway.core.context import Context
@@ -79,14 +80,13 @@ class Services:
             found.append(grpc.method_handlers_generic_handler(f"tei.v1.{service}", table))
         health = grpc_schema.health()
 
-        async def check(message: Any, call: Any) -> Any:
+        async def check(raw: bytes, call: Any) -> Any:
+            await _read(health["HealthCheckRequest"], raw, call)
             is_ready = self._context.pool.is_ready
             return health["HealthCheckResponse"](status="SERVING" if is_ready else "NOT_SERVING")
 
         handler = grpc.unary_unary_rpc_method_handler(
-            check,
-            health["HealthCheckRequest"].FromString,
-            health["HealthCheckResponse"].SerializeToString,
+            check, None, health["HealthCheckResponse"].SerializeToString
         )
         table = {"Check": handler}
         found.append(grpc.method_handlers_generic_handler("grpc.health.v1.Health", table))
@@ -175,14 +175,24 @@ async def _ordered(
         await asyncio.gather(reader, *tasks, return_exceptions=True)
 
 
+async def _read(kind: Any, raw: bytes, call: Any) -> Any:
+    """A message of a call that is not counted; ends the call if it cannot be parsed."""
+    try:
+        return kind.FromString(raw)
+    except DecodeError as error:
+        said = f"the message cannot be read: {error}"
+        await call.abort(grpc.StatusCode.INVALID_ARGUMENT, said)
+
+
 def _reflection(package: str, schemas: list[grpc_schema.Schema]) -> Any:
     """Server reflection, so that clients need no proto files."""
     own = grpc_schema.reflection(package)
     files = {name: s.file for s in schemas for name in (s.file.name, *s.symbols())}
     names = [f"{s.package}.{service}" for s in schemas for service in s.services]
 
-    async def answer(messages: AsyncIterator[Any], call: Any) -> AsyncIterator[Any]:
-        async for message in messages:
+    async def answer(messages: AsyncIterator[bytes], call: Any) -> AsyncIterator[Any]:
+        async for raw in messages:
+            message = await _read(own["ServerReflectionRequest"], raw, call)
             response = own["ServerReflectionResponse"](valid_host=message.host)
             response.original_request.CopyFrom(message)
             asked = message.WhichOneof("message_request")
@@ -200,7 +210,7 @@ def _reflection(package: str, schemas: list[grpc_schema.Schema]) -> Any:
 
     handler = grpc.stream_stream_rpc_method_handler(
         answer,
-        own["ServerReflectionRequest"].FromString,
+        None,
         own["ServerReflectionResponse"].SerializeToString,
     )
     return grpc.method_handlers_generic_handler(

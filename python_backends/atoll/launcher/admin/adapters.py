@@ -99,7 +99,10 @@ class AdapterControl:
 
     def _model(self, name: str | None) -> ServedModel:
         if name is not None:
-            return self._control.served.expect(name)
+            model = self._control.served.expect(name)
+            if model.task != "generate":
+                raise ConfigError(f"model is {name!r}, which is no generator: it has no adapters")
+            return model
         found = [m for m in self._control.process.models if m.task == "generate"]
         if len(found) != 1:
             shown = ", ".join(m.name for m in found) or "none"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
@@ -60,11 +61,28 @@ def application(
 
 
 def _application(routes: Sequence[BaseRoute]) -> Starlette:
-    return Starlette(routes=routes, exception_handlers={_Refused: _explain})
+    handlers = {_Refused: _explain, HTTPException: _explain_route}
+    return Starlette(routes=routes, exception_handlers=handlers)
 
 
 async def _explain(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error), "error_type": "validation"}, 422)
+
+
+async def _explain_route(request: Request, error: Exception) -> Response:
+    """There is no such route, or not with this method."""
+    assert isinstance(error, HTTPException)
+    path = _path(request)
+    text = f"{path} does not take {request.method}" if error.status_code == 405 else f"no {path}"
+    kind = "validation" if error.status_code == 405 else "not_found"
+    body = {"error": text, "error_type": kind}
+    return JSONResponse(body, error.status_code, error.headers)
+
+
+def _path(request: Request) -> str:
+    """As the client has asked for it: without what the gateway has put before it."""
+    root = request.scope.get("root_path", "")
+    return request.url.path.removeprefix(root)
 
 
 class _Keyed:
@@ -193,7 +211,7 @@ def _only(request: Request, *names: str) -> None:
     unknown = sorted(set(request.query_params) - set(names))
     if unknown:
         known = f"; known: {', '.join(names)}" if names else ""
-        raise _Refused(f"{unknown[0]} is no parameter of {request.url.path}{known}")
+        raise _Refused(f"{unknown[0]} is no parameter of {_path(request)}{known}")
 
 
 async def _read(request: Request, kind: type[B]) -> B:

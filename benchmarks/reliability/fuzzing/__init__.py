@@ -1,0 +1,1 @@
+"""Requests that make no sense: made by hypothesis, sent with a deadline, and judged."""
