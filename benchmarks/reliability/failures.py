@@ -148,7 +148,9 @@ def _section(cases: Sequence[Case]) -> str:
     for row, title in _TITLES.items():
         found = [case for case in cases if case.row == row]
         right = sum(case.is_right for case in found)
-        longest = max((case.seconds for case in found), default=0.0)
+        if not found:
+            continue
+        longest = max(case.seconds for case in found)
         lines.append((title, str(len(found)), str(right), f"{longest:.0f}"))
     return (
         f"`{_COMMAND}` does {len(cases)} things to a running server, one after the other, and says "
