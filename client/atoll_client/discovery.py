@@ -43,16 +43,36 @@ class Known:
         Raises:
             DeadlineExceeded: that took longer than ``timeout_s``.
         """
-        try:
-            await asyncio.wait_for(self._lock.acquire(), timeout_s)
-        except asyncio.TimeoutError as error:
+        if self.models and not refresh:
+            return
+        if not await _acquire(self._lock, timeout_s):
             limit = f"within {timeout_s:.1f} s"
-            raise DeadlineExceeded(f"the server did not say what models it has {limit}") from error
+            raise DeadlineExceeded(f"the server did not say what models it has {limit}")
         try:
             if refresh or not self.models:
                 self.models = await _found(transport, control, timeout_s)
         finally:
             self._lock.release()
+
+
+async def _acquire(lock: asyncio.Lock, timeout_s: float) -> bool:
+    """Whether the lock was to be had in time.
+
+    Before Python 3.12, ``asyncio.wait_for`` goes on as if nothing had happened if it is cancelled
+    as the lock is acquired, and who has left would get the whole answer.
+    """
+    acquiring = asyncio.create_task(lock.acquire())
+    try:
+        await asyncio.wait({acquiring}, timeout=timeout_s)
+    except asyncio.CancelledError:
+        if acquiring.done():
+            lock.release()
+        acquiring.cancel()
+        raise
+    if not acquiring.done():
+        acquiring.cancel()
+        return False
+    return True
 
 
 async def _found(transport: Transport, control: Control, timeout_s: float) -> dict[str, Found]:

@@ -42,6 +42,7 @@ class Watch:
         self._is_reading, self._is_late = True, False
         self._num_bytes = 0
         self._sending_since: float | None = None
+        self._is_answered = False
         self._receiver: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Watch:
@@ -79,6 +80,8 @@ class Watch:
         self._sending_since = time.monotonic()
         await self._send(message)
         self._sending_since = None
+        if message["type"] == "http.response.body":
+            self._is_answered = not message.get("more_body", False)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -102,7 +105,9 @@ class Watch:
     async def _receive(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             continue
-        self._leave()
+        # The ASGI server says so of a complete answer, too, while its file is closed, for example.
+        if not self._is_answered:
+            self._leave()
 
     def _leave(self) -> None:
         self._request.is_left = True
