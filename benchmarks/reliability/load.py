@@ -120,8 +120,7 @@ class Load:
         except Exception as error:  # an answer that cannot be read
             ended = (WRONG, 0, f"the client fails: {error!r}", False)
         outcome, status, detail, is_expected = ended
-        seconds = time.monotonic() - began
-        self.tally.end(Ended(name, outcome, began, seconds, status, detail, is_expected))
+        self.tally.ended(name, outcome, began, status, detail, is_expected)
 
     async def _ask(
         self, client: httpx.AsyncClient, kind: Kind, random: Random

@@ -61,12 +61,17 @@ class Tally:
             self.num_begun += 1
         return time.monotonic()
 
-    def end(self, ended: Ended) -> None:
-        """Of the same."""
-        outcome = f"{ended.outcome} {ended.status}" if ended.outcome == REFUSED else ended.outcome
+    def ended(
+        self, kind: str, outcome: str, began: float, status: int = 0, detail: str = "",
+        is_expected: bool = True,
+    ) -> None:  # fmt: skip
+        """Of the same request."""
+        seconds = time.monotonic() - began
+        ended = Ended(kind, outcome, began, seconds, status, detail, is_expected)
+        outcome = f"{outcome} {status}" if outcome == REFUSED else outcome
         with self._lock:
-            self.by_end[ended.kind, outcome] += 1
-            self.seconds[ended.kind] = max(self.seconds.get(ended.kind, 0.0), ended.seconds)
+            self.by_end[kind, outcome] += 1
+            self.seconds[kind] = max(self.seconds.get(kind, 0.0), seconds)
             if ended.is_defect:
                 self.num_defects += 1
                 self.defects = [*self.defects, ended][:_KEPT]
