@@ -148,7 +148,8 @@ class Load:
         said = answer.raw[:300].decode(errors="replace")
         if answer.status != 200:
             allowed = answer.status in TEMPORARY or kind.is_bad and answer.status < 500
-            allowed = allowed or kind.may_be_absent and answer.status == 404
+            # An adapter that has just been unloaded is an unknown value until the gateway knows.
+            allowed = allowed or kind.may_be_absent and answer.status in (400, 404)
             return REFUSED, answer.status, f"{data[:200]!r}: {said}", allowed
         if kind.is_bad:
             return WRONG, 200, f"{data[:200]!r} is answered: {said}", False

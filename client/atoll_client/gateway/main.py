@@ -24,6 +24,9 @@ logger = logging.getLogger("atoll_client.gateway.main")
 
 # How long sending the last responses may take when the process ends.
 _ANSWER_S = 5
+# Longer than clients and proxies keep connections that are idle. uvicorn's 5 s are httpx's, too: on
+# a busy machine, its timer can close a connection before the request that waits in it is read.
+_KEEP_ALIVE_S = 75
 # A flag for launchers: the gateway ends with the process that started it, which writes a line of
 # JSON if models have crashed: {"lost": [models], "before": time.monotonic()}, or have come, gone or
 # changed: {"changed": [models], "unloaded": [all that were unloaded deliberately]}, or sleep:
@@ -52,6 +55,7 @@ def serve(settings: GatewaySettings, *, exit_with_stdin: bool = False) -> None:
         proxy_headers=False,
         date_header=False,
         lifespan="on",
+        timeout_keep_alive=_KEEP_ALIVE_S,
         # _Server ends all requests before.
         timeout_graceful_shutdown=math.ceil(settings.shutdown_grace_s) + _ANSWER_S,
     )
