@@ -180,6 +180,21 @@ def test_a_server_is_started_again_for_ever_and_later_each_time() -> None:
     assert any("was ended by SIGSEGV" in line for line in said) and "port in use" in said
 
 
+def test_a_server_that_was_ended_for_a_model_is_started_again_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time: it waited up to a minute after the sixth process of a model that had ended."""
+    process: Any = Mock()
+    process.startup_s = 1.0
+    process.wait.side_effect = lambda: process.on_crash("model")
+    process.restart.side_effect = [None, None, NotReady("busy"), None, _Enough]
+    monkeypatch.setattr(Supervisor, "_is_connected_to_others", lambda self: True)
+    pauses: list[float] = []
+    with pytest.raises(_Enough):
+        Supervisor(process, list, lambda line: None, pauses.append).run()
+    assert pauses == [0, 0, 0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("links", "message"),
     [

@@ -20,6 +20,7 @@ from small_models import STREAM, StartServer, embed_code, infer, post
 from atoll.errors import ConfigError, NotReady
 from atoll.launcher import ServerOptions, ServerProcess, free_ports
 from atoll.launcher.installation import find_installation
+from atoll.launcher.ports import given_to_nobody
 
 
 def test_models_answer_when_the_server_is_ready(
@@ -154,5 +155,12 @@ def test_an_installed_server_is_used(
     assert infer(server, "a", b"x").tolist() == [[1.0] * 4]
 
 
-def test_free_ports_are_different() -> None:
-    assert len(set(free_ports(20))) == 20
+def test_free_ports_are_different_and_given_to_nobody_else() -> None:
+    """A connection of another program took one before the server listened."""
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    with socket.socket() as listening, socket.socket() as unnamed:
+        listening.bind(("127.0.0.1", ports[0]))
+        unnamed.bind(("127.0.0.1", 0))
+        assert unnamed.getsockname()[1] not in given_to_nobody()
+    assert set(ports) <= set(given_to_nobody())

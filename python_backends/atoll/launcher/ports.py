@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 from atoll.errors import ConfigError
 
 MAX_PORT = 65535
 
 
+# Below are those of well-known programs.
+_FIRST = 10_000
+_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports that nothing listened on a moment ago."""
+    """Ports that nothing listened on a moment ago, and that the system gives to nobody by itself:
+    another program's connection could take such a port before a server listens."""
+    # Not the shared generator: processes with the same seed would draw the same ports.
+    drawn = iter(random.SystemRandom().sample(given_to_nobody(), k=1000))
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((host, 0))
-        return [one.getsockname()[1] for one in sockets]
+        found: list[int] = []
+        while len(found) < count:
+            one, port = stack.enter_context(socket.socket()), next(drawn)
+            with suppress(OSError):
+                one.bind((host, port))
+                found.append(port)
+        return found
+
+
+def given_to_nobody() -> range:
+    """Ports that the system does not give to a socket that names none."""
+    first = 32_768
+    with suppress(OSError):
+        first = int(_GIVEN.read_text().split()[0])
+    # Some systems give all of them.
+    return range(_FIRST, first) if first >= 2 * _FIRST else range(_FIRST, MAX_PORT + 1)
 
 
 def is_free(host: str, port: int) -> bool:

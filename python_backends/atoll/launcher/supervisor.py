@@ -20,7 +20,7 @@ from atoll.launcher.server import ServerProcess
 
 _FIRST_PAUSE_S, _LAST_PAUSE_S = 1.0, 60.0
 # A server that ran for this long has recovered: the pauses start over.
-_RECOVERED_S = 600.0
+_RECOVERED_S = 60.0
 
 
 class Supervisor:
@@ -48,7 +48,8 @@ class Supervisor:
         while True:
             began = time.monotonic()
             code = self._process.wait()
-            if time.monotonic() - began >= _RECOVERED_S:
+            # One that we have ended for a model did not fail itself.
+            if self._ended_on_purpose or time.monotonic() - began >= _RECOVERED_S:
                 pause_s = 0.0
             if not self._ended_on_purpose:
                 self._say(f"{self._process.log_tail()}\nthe server {how_ended(code)}")
