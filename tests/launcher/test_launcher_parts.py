@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,6 +160,22 @@ def test_a_process_that_ends_as_soon_as_it_is_loaded_is_noticed(
     watchdog._stopped.wait(0.2)
     watchdog.stop()
     assert probe.load.call_count == watchdog.num_reloads == 3
+
+
+def test_a_server_that_has_closed_its_ports_and_hangs_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Triton hung in its own end after a SIGTERM, and was waited for without limit."""
+    monkeypatch.setattr("atoll.launcher.watchdog._DEAF_S", 0.0)
+    probe: Any = Mock()
+    with subprocess.Popen(["sleep", "60"]) as server:
+        watchdog = Watchdog(probe, [model := ServedModel("m", "embed")], server.pid, 1.0, 5.0)
+        probe.check.side_effect = NotReady("model 'm': Deadline Exceeded")
+        watchdog._check(model)
+        assert server.poll() is None
+        probe.check.side_effect = NotReady("model 'm': failed to connect: Connection refused")
+        watchdog._check(model)
+        assert server.wait(timeout=10) == -signal.SIGKILL
 
 
 class _Enough(Exception):

@@ -8,8 +8,11 @@ crashed one are therefore loaded again with it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -33,6 +36,9 @@ _CRASHED = (
 # Triton's message for a process that has ended, or was silent for too long.
 _GIVEN_UP = "Stub process"
 _LOOK_S = 0.5
+# gRPC's, if nothing listens. A server that ends answers until it has closed its ports.
+_REFUSED = "Connection refused"
+_DEAF_S = 10.0
 # A process that a signal has stopped for so long is ended, and so loaded again.
 _STOPPED_S = 5.0
 
@@ -81,6 +87,7 @@ class Watchdog:
         self._missing: set[str] = set()  # models whose reload has failed
         self._watched = {model.name: _Watched(model) for model in models}
         self._threads: list[threading.Thread] = []
+        self._deaf_since = math.inf  # by time.monotonic()
         self.num_reloads = 0
 
     @property
@@ -179,9 +186,11 @@ class Watchdog:
         asked_at = time.monotonic()
         try:
             self._probe.check(model)
+            self._deaf_since = math.inf
             return
         except NotReady as error:
             reason = str(error)
+        self._end_if_deaf(reason)
         if not (model.name in self._missing or any(sign in reason for sign in _CRASHED)):
             # While a model is reloaded, models that call it are not ready either.
             if not self._lock.locked():
@@ -190,6 +199,19 @@ class Watchdog:
         with self._lock:
             if self._reloaded.get(model.name, -math.inf) < asked_at:
                 self._bring_back(model, reason, has_lost=_GIVEN_UP in reason)
+
+    def _end_if_deaf(self, reason: str) -> None:
+        """Ends a server that has closed its ports and hangs instead of ending: who waits for its
+        end starts the next one."""
+        if _REFUSED not in reason or self._stopped.is_set():
+            return
+        now = time.monotonic()
+        self._deaf_since = min(self._deaf_since, now)
+        if now - self._deaf_since >= _DEAF_S:
+            logger.error("the server listens no more, but has not ended; ending it")
+            self._stopped.set()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._server, signal.SIGKILL)
 
     def _bring_back(self, model: ServedModel, reason: str, has_lost: bool) -> None:
         """Call with the lock held. has_lost: the process's requests will never be answered."""
@@ -254,6 +276,7 @@ class Watchdog:
             change(name, self._load_timeout_s)
         except NotReady as error:
             logger.error("reloading %s failed, trying again later: %s", name, error)
+            self._end_if_deaf(str(error))
             return False
         return True
 
