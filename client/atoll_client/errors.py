@@ -293,6 +293,7 @@ def from_stream(message: str) -> AtollError:
         return NotReady(message)
     if "queue size" in lowered:
         return Overloaded(message)
-    if lowered.startswith("[request id:"):
+    # The same without an id, which the request need not have.
+    if lowered.startswith(("[request id:", "inference request ")):
         return ValidationError(message)
     return GenerationError(message)

@@ -171,6 +171,7 @@ def test_the_model_is_asked_to_cancel_and_the_call_goes_on_to_its_end(model: str
         ("Request for unknown model: 'nix' is not found", NotFound),
         ("Stub process 'g_0_0' is not healthy.", NotReady),
         ("[request id: 7] inference request for sequence 1 must specify START", ValidationError),
+        ("inference request to model 'm' must specify a non-zero correlation ID", ValidationError),
         ("17", GenerationError),
     ],
 )
