@@ -22,14 +22,13 @@ from random import Random
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-import httpx
 from chaos_batches import Batches
 from chaos_end import end_kindly, end_launcher
 from chaos_faults import Fault, faults, inflict
 from chaos_probes import Probes
 from chaos_report import Chaos, Happened, merge, write
-from chaos_served import MODELS, World, go_apart, zombies
-from load import Load, Target
+from chaos_served import World, go_apart, zombies
+from load import Load
 from serving import Serving
 from tally import Ended
 
@@ -49,7 +48,6 @@ def chaos(minutes: float, seed: int, direct: bool, clients: int, lines: int) -> 
             Batches(world.target.http, lines) as batches,
             load,
             Probes(world.target) as probes,
-            _Grammars(world.target),
         ):
             found.calm = probes.know_calm()
             until = time.monotonic() + 60 * minutes
@@ -109,32 +107,6 @@ class _FirstLine:
                 return
 
 
-class _Grammars:
-    """``with``: asks for answers whose grammar is tried in a process of its own."""
-
-    def __init__(self, target: Target) -> None:
-        self._target, self._stopping = target, threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *reason: object) -> None:
-        self._stopping.set()
-        self._thread.join(timeout=70)
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stopping.wait(2.0):
-            number += 1
-            body = {"model": MODELS.generator, "prompt": "x", "max_tokens": 1,
-                    "guided_regex": f"[a-z]{{{number},{number + 900}}}[0-9]{{1,900}}"}  # fmt: skip
-            try:
-                httpx.post(f"{self._target.http}/v1/completions", json=body, timeout=60)
-            except httpx.TransportError:
-                continue
-
-
 def main() -> None:
     """Raises SystemExit: something was lost, wrong or has not come back."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -149,7 +121,9 @@ def main() -> None:
     go_apart()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     found = chaos(given.minutes, given.seed, given.direct, given.clients, given.lines)
-    (given.out / "chaos.log").write_text(found.log)
+    log = Path(tempfile.gettempdir()) / f"chaos-{given.seed}.log"
+    log.write_text(found.log)
+    print(f"what the server has printed: {log}")
     runs = merge(found, given.out if given.merge else None)
     print(write(runs, given.out))
     if wrong := runs[-1]["problems"]:

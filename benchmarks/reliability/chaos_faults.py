@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
+import httpx
 import psutil
 from chaos_served import MODELS, SHARDED, SHM, World, is_apart, processes
 from serving import Serving
@@ -23,10 +25,12 @@ CUT, FILL = "connections cut", "full"
 CLIENTS, TRITON = "clients to the gateway", "the gateway to Triton"
 _SHARED, _DISK = "/dev/shm", "the disk of batches"
 _MODELS = (MODELS.embedder, MODELS.generator, SHARDED)
+_GRAMMAR = "grammar"
 _FOLLOWER = f"rank 1 of {SHARDED}"
 # How long a process stays stopped, and something full.
 _STOPPED_S, _FULL_S = (1.0, 20.0), (2.0, 10.0)
-_FOUND_S = 5.0
+_FOUND_S = 10.0
+_GRAMMAR_S = 20.0
 
 
 class Fault(NamedTuple):
@@ -41,7 +45,7 @@ def faults(random: Random) -> Iterator[Fault]:
     """Without end; each kind once, in an order that is drawn, then all again."""
     every = [(what, name) for what in (_KILL, _TERM, _STOP)
              for name in (*_MODELS, _FOLLOWER, "tritonserver", "gateway")]  # fmt: skip
-    every += [(_STOP, "launcher"), (_KILL, "grammar"), (CUT, CLIENTS), (CUT, TRITON)]
+    every += [(_STOP, "launcher"), (_KILL, _GRAMMAR), (CUT, CLIENTS), (CUT, TRITON)]
     every += [(FILL, _SHARED), (FILL, _DISK)]
     while True:
         random.shuffle(every)
@@ -72,6 +76,8 @@ def inflict(fault: Fault, world: World, server: Serving) -> str:
         with _filled(SHM if fault.target == _SHARED else world.batches):
             time.sleep(fault.seconds)
         return ""
+    if fault.target == _GRAMMAR:
+        threading.Thread(target=_ask_for_grammar, args=(world.target.http,), daemon=True).start()
     process = _find(server, fault.target)
     if process is None:
         return "there was no such process"
@@ -88,6 +94,16 @@ def _find(server: Serving, name: str) -> psutil.Process | None:
     while (found := processes(server).get(name)) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     return found
+
+
+def _ask_for_grammar(url: str) -> None:
+    """A request whose grammar is tried in a process of its own first."""
+    strings = {f"p{at}": {"type": "string", "pattern": r"\S", "maxLength": 20 + at}
+               for at in range(40)}  # fmt: skip
+    schema = {"type": "object", "properties": strings, "required": [*strings]}
+    body = {"model": MODELS.generator, "prompt": "x", "max_tokens": 1, "guided_json": schema}
+    with contextlib.suppress(httpx.TransportError):
+        httpx.post(f"{url}/v1/completions", json=body, timeout=_GRAMMAR_S)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from tally import ANSWERED, BROKEN, LEFT, REFUSED, TEMPORARY, UNANSWERED, WRONG,
 Run = dict[str, Any]
 _COLORS = {"SIGKILL": "#d1495b", "SIGTERM": "#edae49", "SIGSTOP": "#30638e"}
 _OTHER = "#7d5ba6"
+_TIME = re.compile(r" after [0-9.]+ s(?=:)")
 _NAMES = {ANSWERED: "answered", REFUSED: "refused", BROKEN: "broken"}
 
 
@@ -154,7 +156,9 @@ def _page(runs: list[Run]) -> list[str]:
         f"`--minutes {r['minutes']:g} --seed {r['seed']}{' --direct' if r['direct'] else ''}`"
         for r in runs
     )
-    wrong = [f"- {line[:300]}" for r in runs for line in r["problems"]]
+    # The same but for its time is said once.
+    same = Counter(_TIME.sub("", line) for r in runs for line in r["problems"])
+    wrong = [f"- {count} x {line[:300]}" for line, count in same.items()]
     return [
         "# Ten minutes of chaos",
         last["machine"],

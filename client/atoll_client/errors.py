@@ -269,9 +269,11 @@ def _retry_after_s(metadata: Any) -> float | None:
 _BY_TYPE: dict[str, type[AtollError]] = {
     "validation": ValidationError,
     "empty": ValidationError,
+    "not_found": NotFound,
     "backend": UnsupportedModel,
     "overloaded": Overloaded,
     "unhealthy": NotReady,
+    "timeout": DeadlineExceeded,
     "cancelled": Cancelled,
 }
 
@@ -285,8 +287,7 @@ def from_stream(message: str) -> AtollError:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         found = json.loads(message)
         return _BY_TYPE.get(found["error_type"], GenerationError)(str(found["error"]))
-    message = _named(message)
-    lowered = message.lower()
+    lowered = (message := _named(message)).lower()
     if (error := without_model(message)) is not None:
         return error
     if "is not healthy" in lowered or "not ready" in lowered:

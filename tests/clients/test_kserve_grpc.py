@@ -20,6 +20,8 @@ from other_models import KINDS, NUMBERS
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.utils import InferenceServerException
 
+from atoll_client.errors import NotFound, from_stream
+
 
 @pytest.fixture(scope="module")
 def client(others: Others) -> Iterator[Any]:
@@ -120,6 +122,11 @@ def test_streams_of_decoupled_models(client: Any) -> None:
         assert "negative: -6" in str(answers.get(timeout=60))
         client.async_stream_infer("nix", _number(triton, 1))
         assert "unknown model: 'nix'" in str(answers.get(timeout=60))
+        # Our own client asks for the kind, which it took for an error in the model.
+        client.async_stream_infer("nix", _number(triton, 1), parameters={"json_errors": True})
+        error = answers.get(timeout=60).message()
+        assert json.loads(error)["error_type"] == "not_found"
+        assert isinstance(from_stream(error), NotFound)
         client.async_stream_infer("repeat", _number(triton, 7))
         assert answers.get(timeout=60).as_numpy("OUT")[0] == 7
     with answers_of(client, headers={"triton_grpc_error": "true"}) as answers:

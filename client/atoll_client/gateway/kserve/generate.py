@@ -13,11 +13,11 @@ from atoll_client.gateway.core.error_formats import KServeError
 from atoll_client.gateway.kserve import parameters
 from atoll_client.gateway.kserve.answers import GenerateResponse
 from atoll_client.gateway.kserve.json_response import write_generated
+from atoll_client.gateway.kserve.parameters import JSON_ERRORS
 from atoll_client.gateway.kserve.signature import Declared, Signature
 from atoll_client.gateway.kserve.tensors import pack
 from atoll_client.kserve import Message
 
-_JSON_ERRORS = "json_errors"
 # Inputs of TensorRT-LLM's models. LiteLLM sends them to every model, with one empty string.
 _WORDS = ("bad_words", "stop_words")
 _NOT_ONE = (
@@ -91,8 +91,8 @@ def _misfit(name: str) -> ValidationError:
 
 def ask_for_kinds(message: Message) -> bool:
     """Makes Atoll's models send the kind of an error. Returns whether the client asked for it."""
-    is_asked = _JSON_ERRORS in message.parameters and message.parameters[_JSON_ERRORS].bool_param
-    message.parameters[_JSON_ERRORS].bool_param = True
+    is_asked = JSON_ERRORS in message.parameters and message.parameters[JSON_ERRORS].bool_param
+    message.parameters[JSON_ERRORS].bool_param = True
     return bool(is_asked)
 
 

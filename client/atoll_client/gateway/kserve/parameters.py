@@ -10,6 +10,8 @@ from atoll_client.errors import ValidationError
 
 FINAL = "triton_final_response"
 EMPTY_FINAL = "triton_enable_empty_final_response"
+# Of our own clients, to our own models: errors in streams as JSON, with their type.
+JSON_ERRORS = "json_errors"
 _INT64, _UINT64 = 2**63, 2**64
 # Triton truncates longer ids of sequences.
 _MAX_SEQUENCE_ID_BYTES = 128

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,7 +19,7 @@ from atoll_client.errors import AtollError, Overloaded
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.grpc_calls import logger, read_message
 from atoll_client.gateway.core.web import Request
-from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, FINAL, check_version
+from atoll_client.gateway.kserve.parameters import EMPTY_FINAL, FINAL, JSON_ERRORS, check_version
 from atoll_client.kserve import Message
 
 # The metadata key of clients that want an error to end the stream with its status.
@@ -110,7 +111,6 @@ class MessageStream:
         before: asyncio.Task[None] | None,
         turn: _Turn,
     ) -> None:
-        request_id = "" if isinstance(message, AtollError) else message.id
         try:
             if isinstance(message, AtollError):
                 raise message
@@ -121,11 +121,11 @@ class MessageStream:
                     await asyncio.wait([before])
                 await self._infer(message, turn)
         except AtollError as error:
-            await self._fail(error, request_id, turn)
+            await self._fail(error, message, turn)
         except Exception as error:
             logger.exception("request %s: a stream's message", self._request.request_id)
             problem = AtollError(f"{type(error).__name__}: {error}")
-            await self._fail(problem, request_id, turn)
+            await self._fail(problem, message, turn)
 
     async def _infer(self, message: Message, turn: _Turn) -> None:
         upstream = self._context.upstream
@@ -147,13 +147,18 @@ class MessageStream:
         response.parameters[FINAL].bool_param = True
         await self._put(pb.ModelStreamInferResponse(infer_response=response))
 
-    async def _fail(self, error: AtollError, request_id: str, turn: _Turn) -> None:
+    async def _fail(self, error: AtollError, message: Message | AtollError, turn: _Turn) -> None:
         await turn.wait()
         if self._is_status:
             await self._put(error)
             return
-        about = pb.ModelInferResponse(id=request_id)
-        response = pb.ModelStreamInferResponse(error_message=str(error), infer_response=about)
+        text, about = str(error), pb.ModelInferResponse()
+        if not isinstance(message, AtollError):
+            about.id = message.id
+            if message.parameters[JSON_ERRORS].bool_param:
+                # As the models do: the text alone does not say whether to ask again.
+                text = json.dumps({"error": text, "error_type": error.error_type})
+        response = pb.ModelStreamInferResponse(error_message=text, infer_response=about)
         await self._put(response)
 
     async def _put(self, found: Message | AtollError | None) -> None:
