@@ -262,7 +262,7 @@ def test_every_setting_is_documented_and_has_an_environment_twin() -> None:
         value = "7" if isinstance(one.default, (int, float)) else "x"
         chosen = {
             "unknown_fields": "report", "log_requests": "json", "server": "host:7",
-            "affinity": "session", "allow_runtime_lora": "1",
+            "affinity": "session", "allow_runtime_lora": "1", "trusted_proxies": "10.0.0.0/8",
             "log_level": "debug", "log_format": "json",
         }  # fmt: skip
         value = chosen.get(one.name, value)
