@@ -28,11 +28,12 @@ ALLOWED = {
     "audio": {"weights"},
     "sampling": {"text", "atoll_kernels"},
     "runner": {"sampling", "models", "layers", "weights", "text", "atoll_kernels"},
-    "engine": {"runner", "sampling"},  # BORDER alone
-    "encoders": {"models", "layers", "weights", "text", "images", "atoll_kernels"},
+    "fairness": set[str](),
+    "engine": {"runner", "sampling", "fairness"},  # BORDER alone, of runner and sampling
+    "encoders": {"fairness", "models", "layers", "weights", "text", "images", "atoll_kernels"},
     "serving": {
         "engine", "runner", "sampling", "encoders", "models", "text", "images", "audio", "layers",
-        "weights", "atoll_kernels",
+        "weights", "atoll_kernels", "fairness",
     },
     "catalogue": {"serving", "models", "weights"},
     "launcher": {"catalogue", "serving", "weights", "text"},

@@ -122,6 +122,7 @@ class Settings:
         30.0, "seconds of waiting that count as much as one priority; 0: priorities have no effect",
         group="limits", least=0,
     )  # fmt: skip
+    fair_scheduling: bool = _setting(True, "clients share the model equally", group="limits")
 
     max_input_tokens: int | None = _setting(
         None, "longest prompt; if unset, max_total_tokens - 1", group="generate", least=1

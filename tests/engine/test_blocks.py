@@ -9,7 +9,9 @@ from atoll.engine.blocks import BlockManager, BlockTable, OutOfBlocks
 
 def _fill(blocks: BlockManager, tokens: list[int], root: str | None = None) -> BlockTable:
     table = BlockTable(root)
+    known = blocks.num_known_tokens(table, tokens)
     found = blocks.share_prefix(table, tokens)
+    assert found == known
     blocks.grow(table, len(tokens))
     blocks.commit(table, tokens, len(tokens))
     assert found <= len(tokens)

@@ -42,13 +42,13 @@ def schedules(draw: st.DrawFn) -> dict[str, object]:
             "max_waiting_tokens": draw(st.integers(0, 5)),
         },
         # (prompt, answer length, steps before the next, cancelled after so many steps or never,
-        # conversation, priority)
+        # conversation, priority, client)
         "requests": draw(
             st.lists(
                 st.tuples(
                     PROMPT, st.integers(1, 14), st.integers(0, 3),
                     st.none() | st.integers(0, 6), st.none() | st.sampled_from("ab"),
-                    st.sampled_from([0, 0, -1, 2]),
+                    st.sampled_from([0, 0, -1, 2]), st.sampled_from(["", "", "b", "c", None]),
                 ),
                 min_size=1, max_size=10,
             )
@@ -82,8 +82,8 @@ def test_random_schedules(schedule: dict[str, Any]) -> None:
         core.scheduler.check_integrity()
         step += 1
 
-    for prompt, length, pause, cancel_after, session, priority in schedule["requests"]:
-        one = request(prompt, length, session_id=session, priority=priority)
+    for prompt, length, pause, cancel_after, session, priority, client in schedule["requests"]:
+        one = request(prompt, length, session_id=session, priority=priority, client=client)
         core.add(one[0])
         made.append(one)
         if cancel_after is not None:

@@ -56,7 +56,7 @@ def test_an_engine_that_goes_on_failing_says_that_it_is_not_healthy(failing: Any
     engine, patch = failing
     _answer(engine)
     patch.setattr(engine._core.scheduler.session_cache, "expire", _fails)
-    patch.setattr("atoll.engine.scheduler.SessionCache.expire", _fails)
+    patch.setattr("atoll.engine.held_sequences.SessionCache.expire", _fails)
     engine._thread.join(20)
     assert "failed 5 times in a row" in str(engine.failure)
     with pytest.raises(NotReady, match="is not healthy"):

@@ -27,9 +27,43 @@ def test_the_limit_follows_the_models(own: int, of_models: tuple[int, ...], limi
     pool: Any = SimpleNamespace(models=lambda: infos)
     admission = Admission(GatewaySettings(max_concurrent_requests=own), Models(pool, ()))
     refused = pytest.raises(Overloaded, match=f"max_concurrent_requests is {limit}$")
-    with admission.admitted(limit - 1), admission.admitted(), refused:
-        admission.admitted().__enter__()
+    with admission.admitted("a", limit - 1), admission.admitted("a"), refused:
+        admission.admitted("a").__enter__()
     assert admission.num_open == 0
+
+
+def _admission(**limits: int) -> Admission:
+    pool: Any = SimpleNamespace(models=dict)
+    return Admission(GatewaySettings(**limits), Models(pool, ()))
+
+
+def test_a_client_who_takes_all_places_keeps_nobody_out() -> None:
+    """500 requests of one client were 500 refusals of every other."""
+    admission = _admission(max_concurrent_requests=8)
+    refused = pytest.raises(Overloaded, match="8 requests are held; max_concurrent_requests is 8")
+    with admission.admitted("greedy", 8):
+        with refused:
+            admission.admitted("greedy").__enter__()
+        with admission.admitted("other"), admission.admitted("third"):
+            assert admission.num_open == 10
+            # No more than a quarter beyond the limit, whoever asks.
+            with pytest.raises(Overloaded, match="10 requests are held"):
+                admission.admitted("fourth").__enter__()
+        with pytest.raises(Overloaded):  # more than its share of the places
+            admission.admitted("other", 5).__enter__()
+    assert admission.num_open == 0 and not admission._open._own
+
+
+def test_bytes_of_bodies_are_shared_too() -> None:
+    admission = _admission(max_held_bytes=1000)
+    with admission.held("greedy") as greedy, admission.held("other") as other:
+        greedy(1000)
+        with pytest.raises(Overloaded, match="requests of 1000 bytes are held"):
+            greedy(1)
+        other(200)
+        with pytest.raises(Overloaded, match="requests of 1200 bytes are held"):
+            other(100)
+    assert admission.num_bytes == 0 and not admission._bytes._own
 
 
 @pytest.mark.parametrize(

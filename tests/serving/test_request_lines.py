@@ -111,7 +111,8 @@ def test_parameters_that_are_not_utf_8_are_refused_alone() -> None:
     model = Steps()
     model.initialize(arguments())
     broken, whole = asyncio.run(model.execute([Broken({}), Request({})]))
-    assert "forwarded headers (x-request-id, traceparent, tracestate), is not UTF-8" in str(
-        broken.error().message()
+    assert (
+        "forwarded headers (x-request-id, x-client, traceparent, tracestate), is not UTF-8"
+        in str(broken.error().message())
     )
     assert whole.error().message() == "no" or "ValueError" in whole.error().message()

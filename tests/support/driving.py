@@ -73,6 +73,7 @@ def request(
     adapter_id: str | None = None,
     grammar: Any = None,
     priority: int = 0,
+    client: str | None = "",
     **options: Any,
 ) -> tuple[Request, Collector]:
     """A request with a fresh id, and its sink."""
@@ -81,7 +82,7 @@ def request(
     made = Request(
         f"r{next(_ids)}", tuple(prompt), sampling, sink,
         session_id=session_id, adapter_id=adapter_id, grammar=grammar,
-        priority=priority,
+        priority=priority, client=client,
     )  # fmt: skip
     return made, sink
 

@@ -10,13 +10,13 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 
 import torch
 
-from atoll.encoders.packer import PREFERRED_TOKENS, Item, batch_of, place, take
+from atoll.encoders.packer import PREFERRED_TOKENS, Item, batch_of
+from atoll.encoders.waiting import WaitingTexts
 from atoll.errors import AtollError, Cancelled, GenerationError, NotReady
 from atoll.layers import Batch
 from atoll_kernels.device import enter
@@ -47,9 +47,9 @@ class EncoderEngine:
     ) -> None:
         self._forward, self._device, self._on_pack = forward, device, on_pack
         is_cpu = device.type == "cpu"
-        self._max_tokens = min(max_batch_tokens, PREFERRED_TOKENS) if is_cpu else max_batch_tokens
-        self._max_items, self._aging_s = max_batch_requests, priority_aging_s
-        self._waiting: deque[Item] = deque()  # only used by the thread
+        max_tokens = min(max_batch_tokens, PREFERRED_TOKENS) if is_cpu else max_batch_tokens
+        self._aging_s = priority_aging_s
+        self._waiting = WaitingTexts(max_tokens, max_batch_requests)  # only used by the thread
         # A condition would wake the thread twice, since its notifier still holds the lock.
         self._arrivals: SimpleQueue[Sequence[Item]] = SimpleQueue()
         self._lock = threading.Lock()
@@ -97,8 +97,8 @@ class EncoderEngine:
 
     def _refuse_waiting(self) -> None:
         self._collect()
-        while self._waiting:
-            _answer(self._waiting.popleft(), self._not_ready())
+        for item in self._waiting.clear():
+            _answer(item, self._not_ready())
 
     def _loop(self) -> None:
         try:
@@ -117,11 +117,11 @@ class EncoderEngine:
     def _turn(self) -> bool:
         """Runs a batch of the items that have arrived; False: the engine is stopping."""
         if not self._waiting:
-            place(self._waiting, self._arrivals.get())
+            self._waiting.add(self._arrivals.get())
         self._collect()
         if self._is_stopping:
             return False
-        self._pack = take(self._waiting, self._max_tokens, self._max_items)
+        self._pack = self._waiting.take()
         pack = [item for item in self._pack if not _is_dropped(item)]
         if pack:
             self._run(pack)
@@ -132,7 +132,7 @@ class EncoderEngine:
         """Moves items that have arrived to the waiting ones, without blocking."""
         with contextlib.suppress(Empty):
             while True:
-                place(self._waiting, self._arrivals.get_nowait())
+                self._waiting.add(self._arrivals.get_nowait())
 
     def _run(self, pack: list[Item]) -> None:
         start = time.monotonic()
@@ -152,11 +152,13 @@ class EncoderEngine:
             failure = GenerationError(f"the forward failed: {type(error).__name__}: {error}")
             results = [failure] * len(pack)
         seconds = time.monotonic() - start
+        num_tokens = sum(len(item.ids) for item in pack)
+        self._waiting.measured(num_tokens, seconds)
         for item, result in zip(pack, results, strict=True):
             _answer(item, result)
         # After the answers, which callers are waiting for.
         try:
-            self._on_pack(pack, sum(len(item.ids) for item in pack), start, seconds)
+            self._on_pack(pack, num_tokens, start, seconds)
         except Exception:
             logger.exception("a pack could not be counted; the engine goes on")
 

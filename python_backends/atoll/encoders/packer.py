@@ -46,6 +46,7 @@ class Item:
         in the queue that have the same array here.
     pixels: (patches, values of a patch), of an image, whose ids mean nothing.
     priority: lower goes first. due: by which texts wait: ``queued``, and a time for each priority.
+    client: who shares the engine with other clients; None: nobody, as of a canary.
     """
 
     ids: Ids
@@ -63,6 +64,7 @@ class Item:
     pixels: npt.NDArray[np.uint8] | None = None
     priority: int = 0
     due: float = field(default=0.0)
+    client: str | None = ""
 
 
 def place(waiting: deque[Item], items: Sequence[Item]) -> None:

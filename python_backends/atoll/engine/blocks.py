@@ -152,6 +152,17 @@ class BlockManager:
             table.contents.append(content)
         return len(table) * self.block_size
 
+    def num_known_tokens(self, table: BlockTable, token_ids: Sequence[int]) -> int:
+        """Tokens of the prefix that ``share_prefix`` would find for an empty table."""
+        content, found = table.contents[-1], 0
+        limit = (len(token_ids) - 1) // self.block_size if self.prefix_caching else 0
+        for start in range(0, limit * self.block_size, self.block_size):
+            known = self._cached.get((content, tuple(token_ids[start : start + self.block_size])))
+            if known is None:
+                break
+            content, found = known[1], start + self.block_size
+        return found
+
     def count_hit(self, num_queried_tokens: int, num_hit_tokens: int) -> None:
         """Adds an admitted sequence to the statistics."""
         self.stats.num_queried_tokens += num_queried_tokens

@@ -112,8 +112,7 @@ class EngineCore:
 
     def cancel(self, request_id: str, error: AtollError) -> None:
         """Ends a request with an error and frees its blocks; does nothing if it has ended."""
-        sequence = self._states.get(request_id)
-        if sequence is not None:
+        if (sequence := self._states.get(request_id)) is not None:
             self._fail(sequence, error)
 
     def cancel_all(self, error: AtollError) -> None:
@@ -142,8 +141,10 @@ class EngineCore:
             for sequence in self.scheduler.take_unfit():
                 self._fail(sequence, no_room(sequence, self.scheduler.cache))
             if plan:
-                output = self._runner.run(self._builder.build(plan, self._states))
-                self._end(self.apply(plan, output))
+                began = time.monotonic()
+                step_input = self._builder.build(plan, self._states)
+                self._end(self.apply(plan, self._runner.run(step_input)))
+                self.scheduler.fair.measured(plan, time.monotonic() - began)
         except RankLost:
             raise
         except Exception as error:
@@ -275,9 +276,8 @@ class EngineCore:
         logger.exception("a step of the engine failed; its requests end and the cache is emptied")
         self._counts.num_failed_steps += 1
         failure = GenerationError(f"the generation step failed: {type(error).__name__}: {error}")
-        affected = [row.request_id for row in plan]
-        affected = affected or [s.request.request_id for s in self.scheduler.running]
-        for request_id in affected:
+        planned = [row.request_id for row in plan]
+        for request_id in planned or [s.request.request_id for s in self.scheduler.running]:
             if request_id in self._states:  # it may have ended earlier in the step
                 self._fail(self._states[request_id], failure)
         self._runner.reset()

@@ -110,6 +110,11 @@ class KVCacheManager:
         found = [g.share_prefix(t, token_ids) for g, t in zip(self.groups, tables, strict=True)]
         return self.truncate(tables, min(found))
 
+    def num_known_tokens(self, tables: Tables, token_ids: Sequence[int]) -> int:
+        """Tokens of the prefix that ``share_prefix`` would find if windows had freed nothing."""
+        groups = zip(self.groups, tables, strict=True)
+        return min(group.num_known_tokens(table, token_ids) for group, table in groups)
+
     def count_hit(self, num_queried_tokens: int, num_hit_tokens: int) -> None:
         """Adds an admitted request to the statistics."""
         self.groups[0].count_hit(num_queried_tokens, num_hit_tokens)

@@ -24,7 +24,7 @@ class EngineLimits:
         else; empty: they are greedy. has_states: whether layers are recurrent.
     max_mixed_prefill_tokens: prompt tokens in a step with decoding requests, limited so that a long
         prompt does not stall running streams.
-    priority_aging_s: see ``engine.waiting``.
+    priority_aging_s: see ``engine.waiting``. fair_scheduling: see ``engine.fair_schedule``.
     """
 
     max_input_tokens: int = sys.maxsize
@@ -48,3 +48,4 @@ class EngineLimits:
     waiting_served_ratio: float = 0.0
     max_waiting_tokens: int = 20
     priority_aging_s: float = 30.0
+    fair_scheduling: bool = True

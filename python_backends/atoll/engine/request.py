@@ -170,7 +170,8 @@ class Request:
     reused, and kept afterwards. grammar: constrains the answer. encoder_ids: the input of an
     encoder-decoder, whose prompt is the decoder's start token. features: (frames, features) of a
     sound, whose ``encoder_ids`` only say how many outputs the encoder has. other_sinks: of a beam
-    search's answers behind the best one. priority: lower goes first.
+    search's answers behind the best one. priority: lower goes first. client: who shares the model
+    with other clients; None: nobody, see ``engine.fair_schedule``.
     prediction_ids: what much of the answer is expected to be, for speculation.
     """
 
@@ -185,6 +186,7 @@ class Request:
     other_sinks: tuple[Sink, ...] = ()
     features: npt.NDArray[np.float32] | None = None
     priority: int = 0
+    client: str | None = ""
     prediction_ids: tuple[int, ...] = ()
     arrival: float = field(default_factory=time.monotonic)
     progress: Progress = field(default_factory=Progress)
@@ -211,7 +213,8 @@ class RequestState:
     request's first step. state: of the recurrent layers, if there are any. adapter: number of the
     LoRA adapter; -1: none. key_length: see ``layers.rotary.RopeSpec.key_length``. beams: of a
     search, all states of the request, best first; a list that they share. copies: of blocks, before
-    the next step, as (group, from, to). due: see ``engine.waiting``.
+    the next step, as (group, from, to). due: see ``engine.waiting``. turn: number of the last one.
+    num_known_tokens: of its prefix that were cached when it was queued.
     predicts: whether the draft is from the request's prediction. num_accepted_tokens,
     num_rejected_tokens: of such drafts.
     """
@@ -227,9 +230,10 @@ class RequestState:
         self.request, self.adapter = request, adapter
         self.token_ids = list(request.prompt_ids)
         self.num_prompt_tokens = len(request.prompt_ids)
-        self.num_computed_tokens = self.num_cached_tokens = 0
+        self.num_computed_tokens = self.num_cached_tokens = self.num_known_tokens = 0
         self.draft: list[int] = []
         self.predicts = False
+        self.turn = 0
         self.num_accepted_tokens = self.num_rejected_tokens = 0
         # The number, since another adapter may come under the same name.
         root = request.cache_root if adapter < 0 else (request.cache_root, adapter)

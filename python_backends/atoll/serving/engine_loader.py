@@ -118,6 +118,7 @@ def _limits(settings: Settings, loaded: LoadedRunner) -> EngineLimits:
         waiting_served_ratio=settings.waiting_served_ratio,
         max_waiting_tokens=settings.max_waiting_tokens,
         priority_aging_s=settings.priority_aging_s,
+        fair_scheduling=settings.fair_scheduling,
     )
 
 

@@ -7,6 +7,7 @@ that is still working on it. The number of such abandoned threads is limited.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 from collections import deque
@@ -39,10 +40,11 @@ class _Task(NamedTuple):
     request: Preparable
     work: Callable[[], None]
     is_long: bool
+    client: str
 
 
 class PreparationPool:
-    """Runs the work of requests, first come first served; any thread may call.
+    """Runs the work of requests, by turns of clients, of each in its order; any thread may call.
 
     num_threads: for ordinary work. One more thread runs long work, which then delays no other.
     """
@@ -54,10 +56,14 @@ class PreparationPool:
         self._busy: dict[threading.Thread, _Task | None] = {}
         self._abandoned: set[threading.Thread] = set()
         self._is_closed = False
+        # The number of the last turn of each client, while it has something here.
+        self._turns: dict[str, int] = {}
+        self._numbers = itertools.count(1)
 
     def submit(
-        self, request: Preparable, work: Callable[[], None], *, is_long: bool = False
-    ) -> None:
+        self, request: Preparable, work: Callable[[], None], *, is_long: bool = False,
+        client: str = "",
+    ) -> None:  # fmt: skip
         """Queues ``work``, unless the request ends before; its errors end the request.
 
         Raises:
@@ -71,7 +77,7 @@ class PreparationPool:
                     f"{len(self._abandoned)} grammars or prompts that took too long are still "
                     "being worked on"
                 )
-            self._waiting.append(_Task(request, work, is_long))
+            self._waiting.append(_Task(request, work, is_long, client))
             if len(self._busy) <= self._num_threads:
                 self._add_thread()
             self._wake.notify_all()
@@ -138,11 +144,16 @@ class PreparationPool:
             return task
 
     def _next(self) -> _Task | None:
-        """Under the lock: the first piece of work of a kind that has a free thread."""
+        """Under the lock: the first piece of work of a kind that has a free thread, of the client
+        whose turn was the longest time ago."""
         busy = [task.is_long for task in self._busy.values() if task is not None]
         is_free = {True: busy.count(True) < 1, False: busy.count(False) < self._num_threads}
-        for index, task in enumerate(self._waiting):
-            if is_free[task.is_long]:
-                del self._waiting[index]
-                return task
-        return None
+        may = [task for task in self._waiting if is_free[task.is_long]]
+        if not may:
+            return None
+        task = min(may, key=lambda task: self._turns.get(task.client, 0))
+        self._waiting.remove(task)
+        waiting = {one.client for one in self._waiting} | {task.client}
+        self._turns = {name: at for name, at in self._turns.items() if name in waiting}
+        self._turns[task.client] = next(self._numbers)
+        return task

@@ -120,6 +120,7 @@ class Observed:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] += _headers(request)
+                message["headers"] += self._context.client_limits.headers(request)
             await send(message)
 
         with self._context.tracer.span(request) as span:
@@ -129,6 +130,7 @@ class Observed:
                 status = 499
             finally:
                 request.leave()
+                self._context.client_limits.ended(request)
                 span.end(request, status)
                 self._context.metrics.finished(request, status)
                 self._context.request_log.finished(request, status)

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from atoll_client.gateway.batches.store import Batches
 from atoll_client.gateway.core.admission import Admission
+from atoll_client.gateway.core.client_limits import ClientLimits
 from atoll_client.gateway.core.clients import Clients
 from atoll_client.gateway.core.headers import Keys
 from atoll_client.gateway.core.metrics import Metrics
@@ -44,6 +45,7 @@ class Context:
     open_requests: OpenRequests
     keys: Keys
     clients: Clients
+    client_limits: ClientLimits
     metrics: Metrics
     tracer: Tracer
     request_log: RequestLog
@@ -67,6 +69,7 @@ class Context:
             OpenRequests(),
             keys,
             Clients(keys, settings.trusted_proxies),
+            ClientLimits(settings),
             Metrics(listed(settings.metrics_url), registry),
             Tracer(settings.otlp_endpoint, settings.otlp_service_name),
             RequestLog(settings.request_log_format),

@@ -46,6 +46,8 @@ class Endpoint:
         if not (route.public or route.admin):
             self._context.keys.check(request.headers)
             request.client_name = self._context.clients.name(request)
+            if self._count:
+                self._context.client_limits.admit(request)
         try:
             await self._answer(request, receive, send)
         except asyncio.CancelledError:
@@ -60,7 +62,8 @@ class Endpoint:
         """A client that disconnects cancels the handler, and its calls to servers with it."""
         context, settings = self._context, self._context.settings
         with (
-            context.admission.admitted(self._count), context.admission.held() as hold,
+            context.admission.admitted(request.client_name, self._count),
+            context.admission.held(request.client_name) as hold,
             Watch(request, settings, send) as watch,
         ):  # fmt: skip
             if self._route.is_upload:

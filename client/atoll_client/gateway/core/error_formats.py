@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from typing_extensions import TypedDict
 
 from atoll_client import errors
+from atoll_client.gateway.core.client_limits import RateLimited
 from atoll_client.gateway.core.web import Reply, Request, reply
 
 _TEI = {
@@ -42,6 +43,7 @@ _ANTHROPIC: tuple[tuple[type[errors.AtollError], str, int], ...] = (
     (errors.NoRoute, "not_found_error", 404),
     (errors.MethodNotAllowed, "invalid_request_error", 405),
     (errors.BodyTimeout, "timeout_error", 408),
+    (RateLimited, "rate_limit_error", 429),
     (errors.Overloaded, "overloaded_error", 529),
     (errors.DeadlineExceeded, "timeout_error", 504),
 )

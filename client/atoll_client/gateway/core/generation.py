@@ -91,7 +91,7 @@ async def complete_all(request: Request, context: Context, jobs: Sequence[Job]) 
     """The answers of each job, concurrently. If one fails, the others are cancelled."""
     if len(jobs) == 1:
         return await complete(request, context, jobs[0])
-    with context.admission.admitted(len(jobs) - 1):
+    with context.admission.admitted(request.client_name, len(jobs) - 1):
         work = [asyncio.create_task(complete(request, context, job)) for job in jobs]
         try:
             return [chunk for chunks in await asyncio.gather(*work) for chunk in chunks]
@@ -108,7 +108,7 @@ async def stream_all(
             async for chunk in chunks:
                 yield 0, chunk
         return
-    with context.admission.admitted(len(jobs) - 1):
+    with context.admission.admitted(request.client_name, len(jobs) - 1):
         async with contextlib.aclosing(_joined(request, context, jobs)) as joined:
             async for pair in joined:
                 yield pair

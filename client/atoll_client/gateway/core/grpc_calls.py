@@ -83,7 +83,9 @@ async def answered(
         try:
             context.keys.check(request.headers)
             request.client_name = context.clients.name(request)
-            counted = context.admission.admitted(1 if is_counted else 0)
+            if is_counted:
+                context.client_limits.admit(request)
+            counted = context.admission.admitted(request.client_name, 1 if is_counted else 0)
             with context.open_requests.answering(), counted:
                 yield request
             status = 200
@@ -107,6 +109,7 @@ async def answered(
             logger.exception("request %s: %s", request.request_id, path)
             await call.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
         finally:
+            context.client_limits.ended(request)
             span.end(request, status)
             context.metrics.finished(request, status)
             context.request_log.finished(request, status)

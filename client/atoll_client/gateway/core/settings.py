@@ -44,6 +44,12 @@ class GatewaySettings:
         "", "addresses or networks of proxies, by commas, whose X-Forwarded-For or Forwarded tells "
         "the clients' addresses"
     )  # fmt: skip
+    requests_per_minute: int = _setting(
+        0, "requests of one client (a key or, without keys, an address) before 429; 0: any number"
+    )
+    tokens_per_minute: int = _setting(
+        0, "tokens of one client, of prompts and answers, before 429; 0: any number"
+    )
     admin_socket: str = _setting(
         "", "the launcher's socket, to which /admin/ is passed on with the client's admin key; "
         "empty: models and adapters are not managed here"

@@ -9,6 +9,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 
 from atoll_client.errors import AtollError, GenerationError, NotOffered, TooLarge, UnsupportedModel
+from atoll_client.gateway.core.client_limits import RateLimited
 from atoll_client.gateway.core.context import Context
 from atoll_client.gateway.core.grpc_calls import answered, code_of, read_message
 from atoll_client.gateway.core.web import Request
@@ -29,7 +30,7 @@ def kserve_code(error: AtollError) -> grpc.StatusCode:
     """The status that Triton would return."""
     if isinstance(error, (NotOffered, UnsupportedModel)):
         return grpc.StatusCode.UNIMPLEMENTED
-    if isinstance(error, TooLarge):
+    if isinstance(error, (TooLarge, RateLimited)):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     if isinstance(error, GenerationError):
         return grpc.StatusCode.INTERNAL
@@ -77,7 +78,7 @@ class InferenceService:
                 message = read_message(kind, limit, raw)
                 check_version(getattr(message, version, ""))
                 request.deadline_s = call.time_remaining()
-                with self._context.admission.held() as held:
+                with self._context.admission.held(request.client_name) as held:
                     held(len(raw))
                     return await method(request, message)
 

@@ -114,8 +114,9 @@ class MessageStream:
         try:
             if isinstance(message, AtollError):
                 raise message
-            admission = self._context.admission
-            with admission.admitted(), admission.held() as held:
+            admission, client = self._context.admission, self._request.client_name
+            self._context.client_limits.admit(self._request)
+            with admission.admitted(client), admission.held(client) as held:
                 held(num_bytes)
                 if before is not None:
                     await asyncio.wait([before])

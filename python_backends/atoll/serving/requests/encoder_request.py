@@ -87,6 +87,7 @@ class EncoderRequest(ServedRequest):
                 prefix=e.prefix,
                 pixels=e.pixels,
                 priority=self.priority,
+                client=None if self.sender.is_canary else self.origin.client,
             )
             for row, e in enumerate(encoded)
         ]

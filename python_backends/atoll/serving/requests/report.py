@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 # Headers that the launcher has Triton forward as parameters, and the gateway sends.
-REQUEST_ID, TRACE = "x-request-id", ("traceparent", "tracestate")
-FORWARDED = (REQUEST_ID, *TRACE)
+REQUEST_ID, CLIENT, TRACE = "x-request-id", "x-client", ("traceparent", "tracestate")
+FORWARDED = (REQUEST_ID, CLIENT, *TRACE)
 
 
 class Part(NamedTuple):
@@ -44,16 +44,19 @@ def parts_of(names: Sequence[str], moments: Sequence[float]) -> list[Part]:
 
 
 class Origin(NamedTuple):
-    """Who asked. request_id: the client's, if there is one. trace: its W3C trace context."""
+    """Who asked. request_id: the client's, if there is one. trace: its W3C trace context. client:
+    what the gateway calls the client, see ``fairness``."""
 
     request_id: str = ""
     trace: Mapping[str, str] = {}
+    client: str = ""
 
     @classmethod
     def read(cls, parameters: Mapping[str, Any], request_id: str) -> Origin:
         """From a request's parameters and Triton's id of it."""
         trace = {k: str(parameters[k]) for k in TRACE if k in parameters}
-        return cls(str(parameters.get(REQUEST_ID, "")) or request_id, trace)
+        client = str(parameters.get(CLIENT, ""))
+        return cls(str(parameters.get(REQUEST_ID, "")) or request_id, trace, client)
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ class TranscriptionRequest(ServedRequest):
             encoder_ids=(0,) * (extractor.num_frames // recognizer.frames_per_output),
             features=extractor.window(sound.features, self._seek, num_frames),
             priority=self._priority,
+            client=None if self.sender.is_canary else self.origin.client,
         )  # fmt: skip
         recognizer.engine.submit(self._running)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from atoll import progress
 from atoll.serving.admission import Admission
 from atoll.serving.model_ops import Changes, ModelOps
+from atoll.serving.requests.report import Origin
 from atoll.serving.tasks.served_model import R, ServedModel, TaskEngine
 from atoll.serving.triton.auto_complete import complete
 from atoll.serving.triton.instance import checkpoint_folder, instance_settings
@@ -63,15 +64,20 @@ class CheckpointModel(ServedModel[R]):
             changes=changes,
         )  # fmt: skip
 
+    def origin(self, parameters: Mapping[str, Any], request_id: str) -> Origin:
+        """See ``ServedModel``; without ``fair_scheduling``, all clients are one."""
+        found = super().origin(parameters, request_id)
+        return found if self.settings.fair_scheduling else found._replace(client="")
+
     def answer_control(self, parameters: Mapping[str, Any], sender: ResponseSender) -> bool:
         """See ``ServedModel``."""
         return self.ops.answer(parameters, sender)
 
     def admit(self, request: R) -> None:
         """See ``ServedModel``."""
-        self.admission.enter(request.num_answers)
+        self.admission.enter(request.num_answers, request.origin.client)
         super().admit(request)
 
     def closing(self, request: R) -> None:
         """See ``Answering``: a client that has its answer may send a request at once."""
-        self.admission.leave(request.num_answers)
+        self.admission.leave(request.num_answers, request.origin.client)

@@ -150,6 +150,7 @@ class GenerateModel(CheckpointModel[GenerationRequest]):
                 other_sinks=tuple(sinks[1:]) if is_search else (),
                 priority=CANARY_PRIORITY if request.sender.is_canary else options.priority,
                 prediction_ids=predicted,
+                client=None if request.sender.is_canary else request.origin.client,
                 arrival=request.arrival,
             )  # fmt: skip
             for index, completion in enumerate(sinks[:1] if is_search else sinks)

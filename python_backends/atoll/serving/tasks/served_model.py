@@ -122,7 +122,7 @@ class ServedModel(ABC, Generic[R]):
             origin, arrival = Origin(), time.monotonic()
             try:
                 request_id = request.request_id()
-                origin = Origin.read(own.parameters, request_id)
+                origin = self.origin(own.parameters, request_id)
                 sender = self.sender(own)
                 if not self.answer_control(own.parameters, sender):
                     served = self.read_request(request, own.parameters, sender)
@@ -132,6 +132,10 @@ class ServedModel(ABC, Generic[R]):
                 self.refuse(sender, error)
                 if not sender.is_canary:
                     self.observer.ended(origin, arrival, error)
+
+    def origin(self, parameters: Mapping[str, Any], request_id: str) -> Origin:
+        """Who sends a request."""
+        return Origin.read(parameters, request_id)
 
     def finalize(self) -> None:
         """Ends what is running with an error, and the threads."""
@@ -185,7 +189,8 @@ class ServedModel(ABC, Generic[R]):
             if effort is Effort.LITTLE:
                 prepare()
             else:
-                self.preparation.submit(request, prepare, is_long=effort is Effort.MUCH)
+                is_long, client = effort is Effort.MUCH, request.origin.client
+                self.preparation.submit(request, prepare, is_long=is_long, client=client)
         except Exception as error:
             request.fail(error)
 

@@ -1,0 +1,1 @@
+"""How clients share the work of a forward pass: used by engines of generators and encoders."""
