@@ -28,7 +28,10 @@ from atoll.weights.embedded import cache_folder
 logger = logging.getLogger(__name__)
 
 _MODULE = "atoll_client.gateway.main"
-_NEEDED = ("atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx", "prometheus_client")
+_NEEDED = (
+    "atoll_client.gateway", "uvicorn", "starlette", "orjson", "httpx", "limits",
+    "prometheus_client",
+)  # fmt: skip
 _START_S = 30.0
 _RESTART_S = 1.0
 # Time from the end of the grace period until the process is killed.
